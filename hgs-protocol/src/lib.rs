@@ -6,3 +6,4 @@
 pub mod crypto;
 pub mod env;
 pub mod secret;
+pub mod tpm;
