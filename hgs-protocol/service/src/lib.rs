@@ -1,4 +1,14 @@
 //! The shell that both services share: configuration, listeners, TLS, the administrator's token,
-//! sealed key files, database pools, the audit chain, the lab's clock and logs.
+//! sealed keys, database pools, the audit chain, the lab's clock and logs.
 //!
 //! It touches everything and decides nothing of the protocols.
+
+pub mod audit;
+pub mod database;
+pub mod lab_clock;
+pub mod sealed;
+pub mod serve;
+pub mod settings;
+pub mod telemetry;
+pub mod tls;
+pub mod tokens;

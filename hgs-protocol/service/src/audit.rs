@@ -1,0 +1,361 @@
+//! The audit chain: each decision is one row, durable before the reply leaves.
+//!
+//! Rows that wait at the same time are committed together. They are chained per writing process by an
+//! HMAC under a key derived from the key-encryption key, since whoever can write the database can
+//! recompute a bare hash chain. [`verify`] finds an edited, inserted or missing row, and a cut tail only
+//! against a head kept elsewhere; it cannot see a whole writer that was removed unless its head was kept.
+//!
+//! The table belongs to each service's migrations:
+//!
+//! ```sql
+//! CREATE TABLE audit (
+//!     writer   BLOB NOT NULL,    -- BYTEA in PostgreSQL; 16 random bytes per process start
+//!     sequence BIGINT NOT NULL,  -- 1, 2, 3 … per writer
+//!     at       BIGINT NOT NULL,  -- seconds since 1970, the lab's time
+//!     kind     TEXT NOT NULL,    -- what was decided
+//!     once     BLOB UNIQUE,      -- BYTEA; an id that may be decided once only, or NULL
+//!     body     TEXT NOT NULL,    -- JSON, nothing secret
+//!     mac      BLOB NOT NULL,    -- BYTEA; the chain
+//!     PRIMARY KEY (writer, sequence)
+//! );
+//! ```
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hgs_protocol::{
+    crypto::{hmac_sha256, same},
+    env::{Clock, Random, UnixTime},
+    secret::Secret32,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{database::Database, on_database, sealed::Kek};
+
+const INSERT: &str = "INSERT INTO audit (writer, sequence, at, kind, once, body, mac) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (once) DO NOTHING";
+const MOST_IN_A_COMMIT: usize = 256;
+const QUEUE: usize = 1024;
+
+/// Appends rows. Cloning shares the one writing task.
+#[derive(Clone)]
+pub struct Audit {
+    queue: mpsc::Sender<Waiting>,
+}
+
+/// What is to be recorded.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What was decided, a short word such as `attestation` or `key-release`.
+    pub kind: &'static str,
+    /// An id that may be decided once only (the RTPM exchange's); the second row with it is refused.
+    pub once: Option<[u8; 16]>,
+    /// JSON with nothing secret in it.
+    pub body: serde_json::Value,
+}
+
+/// Why a row was not recorded; the decision's reply must then not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// The id of [`Entry::once`] has been decided before.
+    #[error("this exchange has been decided before")]
+    Twice,
+    /// The database did not take the row.
+    #[error("the audit record could not be made durable")]
+    Unavailable,
+}
+
+struct Waiting {
+    entry: Entry,
+    answer: oneshot::Sender<Result<(), AuditError>>,
+}
+
+struct Chain {
+    key: Secret32,
+    writer: [u8; 16],
+    sequence: i64,
+    mac: [u8; 32],
+}
+
+/// A row as stored.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditRow {
+    /// Writer id, hex.
+    pub writer: String,
+    /// Place in the writer's chain, from 1.
+    pub sequence: i64,
+    /// The lab's time of the decision.
+    pub at: UnixTime,
+    /// What was decided.
+    pub kind: String,
+    /// The decision's details.
+    pub body: serde_json::Value,
+}
+
+/// The end of a writer's chain, to be kept outside the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Writer id, hex.
+    pub writer: String,
+    /// The last sequence number.
+    pub sequence: i64,
+    /// The last row's HMAC, hex.
+    pub mac: String,
+}
+
+/// What [`verify`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Rows whose HMAC was computed anew.
+    pub rows: usize,
+    /// What is wrong, in words; empty when the chains hold.
+    pub faults: Vec<String>,
+    /// The present heads.
+    pub heads: Vec<Head>,
+}
+
+impl Audit {
+    /// Starts the writing task on the present runtime.
+    pub fn start(database: Database, kek: &Kek, clock: Clock, rng: &mut dyn Random) -> Audit {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let chain = Chain {
+            key: kek.derive("HGS-AUDIT"),
+            writer: rng.bytes(),
+            sequence: 0,
+            mac: [0; 32],
+        };
+        tokio::spawn(write(waiting, database, chain, clock));
+        Audit { queue }
+    }
+
+    /// Records one decision; returns when it is durable.
+    pub async fn record(&self, entry: Entry) -> Result<(), AuditError> {
+        let (answer, durable) = oneshot::channel();
+        self.queue
+            .send(Waiting { entry, answer })
+            .await
+            .map_err(|_| AuditError::Unavailable)?;
+        durable.await.unwrap_or(Err(AuditError::Unavailable))
+    }
+}
+
+async fn write(mut waiting: mpsc::Receiver<Waiting>, database: Database, mut chain: Chain, clock: Clock) {
+    let mut batch = Vec::new();
+    let mut minute = tokio::time::interval(Duration::from_secs(60));
+    let mut told = 0;
+    loop {
+        tokio::select! {
+            taken = waiting.recv_many(&mut batch, MOST_IN_A_COMMIT) => {
+                if taken == 0 {
+                    return;
+                }
+            }
+            _ = minute.tick() => {
+                if chain.sequence != told {
+                    told = chain.sequence;
+                    tracing::info!(writer = hex::encode(chain.writer), sequence = chain.sequence,
+                        mac = hex::encode(chain.mac), "audit head");
+                }
+                continue;
+            }
+        }
+        let entries: Vec<&Entry> = batch.iter().map(|w| &w.entry).collect();
+        let outcome = on_database!(&database, write, pool => commit!(pool, &entries, &chain, clock.now()));
+        match outcome {
+            Ok((results, sequence, mac)) => {
+                (chain.sequence, chain.mac) = (sequence, mac);
+                for (waiting, result) in batch.drain(..).zip(results) {
+                    let _ = waiting.answer.send(result);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the audit rows were not written");
+                for waiting in batch.drain(..) {
+                    let _ = waiting.answer.send(Err(AuditError::Unavailable));
+                }
+            }
+        }
+    }
+}
+
+/// One transaction over either engine; the row types differ, the text does not.
+macro_rules! commit {
+    ($pool:expr, $entries:expr, $chain:expr, $now:expr) => {
+        async {
+            let (mut sequence, mut mac) = ($chain.sequence, $chain.mac);
+            let mut results = Vec::with_capacity($entries.len());
+            let mut transaction = $pool.begin().await?;
+            for entry in $entries {
+                let body = entry.body.to_string();
+                let next = link(
+                    &$chain.key,
+                    &mac,
+                    &$chain.writer,
+                    sequence + 1,
+                    $now,
+                    entry.kind,
+                    entry.once.as_ref().map(|o| o.as_slice()),
+                    &body,
+                );
+                let written = sqlx::query(INSERT)
+                    .bind($chain.writer.as_slice())
+                    .bind(sequence + 1)
+                    .bind($now.0)
+                    .bind(entry.kind)
+                    .bind(entry.once.as_ref().map(|o| o.as_slice()))
+                    .bind(body)
+                    .bind(next.as_slice())
+                    .execute(&mut *transaction)
+                    .await?
+                    .rows_affected();
+                if written == 1 {
+                    (sequence, mac) = (sequence + 1, next);
+                    results.push(Ok(()));
+                } else {
+                    results.push(Err(AuditError::Twice));
+                }
+            }
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>((results, sequence, mac))
+        }
+        .await
+    };
+}
+use commit;
+
+#[expect(clippy::too_many_arguments, reason = "every column enters the chain")]
+fn link(
+    key: &Secret32,
+    previous: &[u8],
+    writer: &[u8],
+    sequence: i64,
+    at: UnixTime,
+    kind: &str,
+    once: Option<&[u8]>,
+    body: &str,
+) -> [u8; 32] {
+    // Each part of varying length is preceded by its length, so that parts cannot be shifted.
+    let length = |n: usize| u64::try_from(n).unwrap_or(u64::MAX).to_le_bytes();
+    hmac_sha256(
+        key.expose(),
+        &[
+            previous,
+            writer,
+            &sequence.to_le_bytes(),
+            &at.0.to_le_bytes(),
+            &length(kind.len()),
+            kind.as_bytes(),
+            &[u8::from(once.is_some())],
+            once.unwrap_or_default(),
+            &length(body.len()),
+            body.as_bytes(),
+        ],
+    )
+}
+
+struct Stored {
+    writer: Vec<u8>,
+    sequence: i64,
+    at: i64,
+    kind: String,
+    once: Option<Vec<u8>>,
+    body: String,
+    mac: Vec<u8>,
+}
+
+/// The newest rows, newest first.
+pub async fn newest(database: &Database, most: i64) -> Result<Vec<AuditRow>, sqlx::Error> {
+    let rows = select(database, "ORDER BY at DESC, writer, sequence DESC LIMIT $1", most).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| AuditRow {
+            writer: hex::encode(row.writer),
+            sequence: row.sequence,
+            at: UnixTime(row.at),
+            kind: row.kind,
+            body: serde_json::from_str(&row.body).unwrap_or(serde_json::Value::String(row.body)),
+        })
+        .collect())
+}
+
+/// Computes every chain anew and holds it against `kept` heads.
+pub async fn verify(database: &Database, kek: &Kek, kept: &[Head]) -> Result<Verification, sqlx::Error> {
+    let rows = select(database, "ORDER BY writer, sequence LIMIT $1", i64::MAX).await?;
+    let key = kek.derive("HGS-AUDIT");
+    let mut found = Verification {
+        rows: rows.len(),
+        ..Verification::default()
+    };
+    let mut chains: BTreeMap<Vec<u8>, (i64, Vec<u8>)> = BTreeMap::new();
+    let mut macs: BTreeMap<(String, i64), String> = BTreeMap::new();
+    for row in rows {
+        let name = hex::encode(&row.writer);
+        let (last, previous) = chains.entry(row.writer.clone()).or_insert_with(|| (0, vec![0; 32]));
+        if row.sequence != *last + 1 {
+            found.faults.push(format!(
+                "writer {name}: rows {} to {} are missing",
+                *last + 1,
+                row.sequence - 1
+            ));
+        }
+        let mac = link(
+            &key,
+            previous,
+            &row.writer,
+            row.sequence,
+            UnixTime(row.at),
+            &row.kind,
+            row.once.as_deref(),
+            &row.body,
+        );
+        // After a gap the previous HMAC is unknown, so the row cannot be checked; the gap has been told.
+        if row.sequence == *last + 1 && !same(&mac, &row.mac) {
+            found
+                .faults
+                .push(format!("writer {name}: row {} was changed", row.sequence));
+        }
+        macs.insert((name, row.sequence), hex::encode(&row.mac));
+        (*last, *previous) = (row.sequence, row.mac);
+    }
+    for head in kept {
+        match macs.get(&(head.writer.clone(), head.sequence)) {
+            None => found.faults.push(format!(
+                "writer {}: the kept head, row {}, is gone",
+                head.writer, head.sequence
+            )),
+            Some(mac) if *mac != head.mac => {
+                found.faults.push(format!(
+                    "writer {}: row {} is not the kept head",
+                    head.writer, head.sequence
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    found.heads = chains
+        .into_iter()
+        .map(|(writer, (sequence, mac))| Head {
+            writer: hex::encode(writer),
+            sequence,
+            mac: hex::encode(mac),
+        })
+        .collect();
+    Ok(found)
+}
+
+async fn select(database: &Database, tail: &str, most: i64) -> Result<Vec<Stored>, sqlx::Error> {
+    let text = format!("SELECT writer, sequence, at, kind, once, body, mac FROM audit {tail}");
+    on_database!(database, read, pool => {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(text)).bind(most).fetch_all(pool).await?;
+        rows.iter().map(|row| Ok(Stored {
+            writer: row.try_get(0)?,
+            sequence: row.try_get(1)?,
+            at: row.try_get(2)?,
+            kind: row.try_get(3)?,
+            once: row.try_get(4)?,
+            body: row.try_get(5)?,
+            mac: row.try_get(6)?,
+        })).collect()
+    })
+}

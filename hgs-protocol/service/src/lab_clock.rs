@@ -1,0 +1,90 @@
+//! The lab's hold on a process's clock: a Unix socket that exists only with `--lab-clock`.
+//!
+//! A client sends `advance SECONDS` and a newline; the answer is `now SECONDS-SINCE-1970` or `error …`.
+//! Time only moves forward.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context;
+use hgs_protocol::env::Clock;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+/// Listens on `path` for as long as the process runs.
+pub fn listen(path: &Path, clock: Clock) -> anyhow::Result<()> {
+    if path.exists() {
+        std::fs::remove_file(path).with_context(|| format!("the old socket {} cannot be removed", path.display()))?;
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("the lab clock cannot listen on {}", path.display()))?;
+    tracing::warn!(socket = %path.display(), "this process's clock can be moved by the lab");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, clock.clone()));
+        }
+    });
+    Ok(())
+}
+
+async fn answer(stream: UnixStream, clock: Clock) {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let reply = match line.strip_prefix("advance ").and_then(|s| s.trim().parse().ok()) {
+            Some(seconds) => {
+                let now = clock.advance(Duration::from_secs(seconds));
+                tracing::warn!(seconds, now = %now, "the lab moved the clock");
+                format!("now {}\n", now.0)
+            }
+            None => "error: say `advance SECONDS`\n".to_owned(),
+        };
+        if write.write_all(reply.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks the process behind `path` to move its clock forward by `seconds`; answers its new time.
+pub async fn advance(path: &Path, seconds: u64) -> anyhow::Result<i64> {
+    let stream = UnixStream::connect(path).await.with_context(|| {
+        format!(
+            "no lab clock answers on {}: was the process started with --lab-clock?",
+            path.display()
+        )
+    })?;
+    let (read, mut write) = stream.into_split();
+    write.write_all(format!("advance {seconds}\n").as_bytes()).await?;
+    let line = BufReader::new(read)
+        .lines()
+        .next_line()
+        .await?
+        .context("the lab clock closed the connection")?;
+    let now = line
+        .strip_prefix("now ")
+        .with_context(|| format!("the lab clock answered: {line}"))?;
+    now.trim().parse().context("the lab clock answered with no time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lab_moves_the_clock_forward_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clock");
+        let clock = Clock::system();
+        listen(&path, clock.clone()).unwrap();
+        let before = clock.now().0;
+        let now = advance(&path, 9 * 3600).await.unwrap();
+        assert!(now - before >= 9 * 3600);
+        assert!(clock.now().0 >= now);
+        let stream = UnixStream::connect(&path).await.unwrap();
+        let (read, mut write) = stream.into_split();
+        write.write_all(b"advance -5\n").await.unwrap();
+        let line = BufReader::new(read).lines().next_line().await.unwrap().unwrap();
+        assert!(line.starts_with("error"), "{line}");
+    }
+}
