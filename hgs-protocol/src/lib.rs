@@ -5,5 +5,7 @@
 
 pub mod crypto;
 pub mod env;
+pub mod health;
+pub mod oid;
 pub mod secret;
 pub mod tpm;
