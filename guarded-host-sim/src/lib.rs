@@ -1,1 +1,6 @@
+//! Guarded hosts, simulated on real parts: TPMs (swtpm), boot logs, a VBS store and an agent in
+//! processes of their own, and the virtual machines that run on them.
 
+pub mod child;
+pub mod swtpm;
+pub mod tpm_channel;

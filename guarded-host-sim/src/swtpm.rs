@@ -1,0 +1,485 @@
+//! TPMs in software: manufacture (swtpm_setup with a lab's own certificate authority) and operation
+//! (one swtpm process per host or VM, with its control channel).
+//!
+//! Who owns a [`Swtpm`] owns the machine's power button: only the control channel can reset a TPM.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::{fs::DirBuilderExt, net::UnixStream},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use hgs_protocol::{
+    env::{OsRandom, Random},
+    secret::Secret32,
+    tpm::command,
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    child::{Child, ChildError, Input, Output, Plan},
+    tpm_channel::{ChannelError, TpmChannel},
+};
+
+/// Why a TPM could not be made, started or controlled.
+#[derive(Debug, thiserror::Error)]
+pub enum SwtpmError {
+    /// A directory or file of the TPM cannot be used.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        cause: io::Error,
+    },
+    /// A process could not be started.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// swtpm_setup failed.
+    #[error("swtpm_setup could not make the TPM of {owner}; see {}", log.display())]
+    Manufacture {
+        /// Whose TPM.
+        owner: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// swtpm ended right away or never opened its sockets. A wrong state key shows itself so.
+    #[error("the TPM of {owner} does not start; see {}", log.display())]
+    Start {
+        /// Whose TPM.
+        owner: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// The control channel refused a command.
+    #[error("the TPM of {owner} cannot be {action} (control channel answered 0x{code:x})")]
+    Control {
+        /// Whose TPM.
+        owner: String,
+        /// What was asked.
+        action: &'static str,
+        /// swtpm's result.
+        code: u32,
+    },
+    /// The TPM does not answer.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+}
+
+/// The certificate authority of a lab's TPM maker, in a directory of its own.
+#[derive(Clone, Debug)]
+pub struct TpmMaker {
+    directory: PathBuf,
+}
+
+impl TpmMaker {
+    /// Opens or founds the maker in `directory` (absolute). Its keys are made at the first TPM.
+    pub fn open(directory: &Path) -> Result<TpmMaker, SwtpmError> {
+        make_private_dir(directory)?;
+        let maker = TpmMaker {
+            directory: directory.to_path_buf(),
+        };
+        let d = directory.display();
+        maker.write(
+            "setup.conf",
+            &format!(
+                "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {d}/localca.conf\n\
+                 create_certs_tool_options = {d}/localca.options\nactive_pcr_banks = sha256\n"
+            ),
+        )?;
+        maker.write(
+            "localca.conf",
+            &format!(
+                "statedir = {d}\nsigningkey = {d}/signkey.pem\nissuercert = {d}/issuercert.pem\n\
+                 certserial = {d}/certserial\n"
+            ),
+        )?;
+        maker.write(
+            "localca.options",
+            "--platform-manufacturer Contoso\n--platform-version 1.0\n--platform-model GuardedHost\n",
+        )?;
+        Ok(maker)
+    }
+
+    /// The maker's root certificate, PEM; there once a TPM was made.
+    pub fn root_certificate(&self) -> PathBuf {
+        self.directory.join("swtpm-localca-rootca-cert.pem")
+    }
+
+    /// The certificate that signs EK certificates, PEM; there once a TPM was made.
+    pub fn intermediate_certificate(&self) -> PathBuf {
+        self.directory.join("issuercert.pem")
+    }
+
+    /// Makes a TPM in `state` (absolute, emptied first): RSA EK at 0x81010001 with its certificate,
+    /// storage root key at 0x81000001, SHA-256 bank only. With `key` its state is encrypted.
+    /// Returns the EK certificate, DER.
+    pub fn manufacture(&self, owner: &str, state: &Path, key: Option<&Secret32>) -> Result<Vec<u8>, SwtpmError> {
+        if state.exists() {
+            fs::remove_dir_all(state).map_err(|cause| at(state, cause))?;
+        }
+        make_private_dir(state)?;
+        let log = state.join("setup.log");
+        // swtpm_setup gives its own children another standard input, so the key moves to
+        // descriptor 3; it goes through a pipe and is in no argument list and no file.
+        let redirect = "exec swtpm_setup \"$@\" 3<&0 </dev/null";
+        let mut plan = Plan::new("sh", state)
+            .args([
+                "-c",
+                redirect,
+                "swtpm_setup",
+                "--tpm2",
+                "--create-ek-cert",
+                "--create-spk",
+            ])
+            .args(["--pcr-banks", "sha256", "--vmid", owner, "--runas", &user_name()])
+            .arg("--tpmstate")
+            .arg(state)
+            .arg("--write-ek-cert-files")
+            .arg(state)
+            .arg("--config")
+            .arg(self.directory.join("setup.conf"))
+            .arg("--logfile")
+            .arg(&log)
+            // The console output holds no more than the log does.
+            .output(Output::Null);
+        if let Some(key) = key {
+            let hex = Zeroizing::new(hex::encode(key.expose()).into_bytes());
+            plan = plan
+                .args(["--cipher", "aes-256-cbc", "--keyfile-fd", "3"])
+                .input(Input::Bytes(hex));
+        }
+        let status = plan.run()?;
+        let certificate = state.join("ek-rsa2048.crt");
+        match (status.success(), fs::read(&certificate)) {
+            (true, Ok(der)) => Ok(der),
+            _ => Err(SwtpmError::Manufacture {
+                owner: owner.to_owned(),
+                log,
+            }),
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), SwtpmError> {
+        let path = self.directory.join(name);
+        fs::write(&path, text).map_err(|cause| at(&path, cause))
+    }
+}
+
+/// The EK certificate that [`TpmMaker::manufacture`] left beside the TPM's state, DER.
+pub fn ek_certificate(state: &Path) -> Result<Vec<u8>, SwtpmError> {
+    let path = state.join("ek-rsa2048.crt");
+    fs::read(&path).map_err(|cause| at(&path, cause))
+}
+
+/// A running swtpm: killed when dropped.
+#[derive(Debug)]
+pub struct Swtpm {
+    owner: String,
+    child: Child,
+    sockets: PathBuf,
+    channel: TpmChannel,
+}
+
+impl Swtpm {
+    /// Starts swtpm on the state of a manufactured TPM. It has power but has not been reset yet:
+    /// [`Swtpm::reset`] comes next. `key` is the key its state was made with; it reaches swtpm
+    /// through a pipe.
+    pub fn start(owner: &str, state: &Path, key: Option<&Secret32>) -> Result<Swtpm, SwtpmError> {
+        let sockets = short_private_dir()?;
+        let log = state.join("swtpm.log");
+        let socket = |kind: &str| format!("type=unixio,path={}/{kind},mode=0600", sockets.display());
+        let mut plan = Plan::new("swtpm", state)
+            .args([
+                "socket",
+                "--tpm2",
+                "--ctrl",
+                &socket("ctrl"),
+                "--server",
+                &socket("tpm"),
+            ])
+            .args(["--tpmstate", &format!("dir={},mode=0600", state.display())])
+            .args(["--log", &format!("file={}", log.display())])
+            .errors(Output::File(log.clone()));
+        if let Some(key) = key {
+            plan = plan
+                .args(["--key", "fd=0,mode=aes-256-cbc,format=binary"])
+                .input(Input::Bytes(Zeroizing::new(key.expose().to_vec())));
+        }
+        let mut child = plan.spawn()?;
+        let patience = Instant::now() + START_TIMEOUT;
+        let channel = loop {
+            match TpmChannel::connect(&sockets.join("tpm"), owner) {
+                Ok(channel) => break channel,
+                Err(_) if child.ended()?.is_none() && Instant::now() < patience => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => {
+                    let _ = fs::remove_dir_all(&sockets);
+                    return Err(SwtpmError::Start {
+                        owner: owner.to_owned(),
+                        log,
+                    });
+                }
+            }
+        };
+        Ok(Swtpm {
+            owner: owner.to_owned(),
+            child,
+            sockets,
+            channel,
+        })
+    }
+
+    /// Power cycle: PCRs return to their reset values, sessions and transient objects are gone.
+    /// TPM2_Startup is given from `locality` (3 lets PCR 0 start from 3, as with an H-CRTM).
+    pub fn reset(&mut self, locality: u8) -> Result<(), SwtpmError> {
+        self.control("stopped", &CMD_STOP.to_be_bytes())?;
+        self.control("reset", &[CMD_INIT.to_be_bytes(), [0; 4]].concat())?;
+        self.set_locality(locality)?;
+        self.channel.call(&command::startup_clear())?;
+        self.set_locality(0)
+    }
+
+    /// Orderly end: TPM2_Shutdown, then the process ends.
+    pub fn shut_down(mut self) -> Result<(), SwtpmError> {
+        self.channel.call(&command::shutdown_clear())?;
+        self.control("shut down", &CMD_SHUTDOWN.to_be_bytes())?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// The command channel.
+    pub fn channel(&mut self) -> &mut TpmChannel {
+        &mut self.channel
+    }
+
+    /// True while the process runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.ended(), Ok(None))
+    }
+
+    /// The process id, for tests that kill it.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn set_locality(&mut self, locality: u8) -> Result<(), SwtpmError> {
+        let mut command = CMD_SET_LOCALITY.to_be_bytes().to_vec();
+        command.push(locality);
+        self.control("set to a locality", &command)
+    }
+
+    /// Sends one command of swtpm's control protocol (big-endian command, then arguments) and
+    /// reads its u32 result.
+    fn control(&mut self, action: &'static str, command: &[u8]) -> Result<(), SwtpmError> {
+        let answer = || -> io::Result<u32> {
+            let mut stream = UnixStream::connect(self.sockets.join("ctrl"))?;
+            stream.set_read_timeout(Some(START_TIMEOUT))?;
+            stream.write_all(command)?;
+            let mut result = [0; 4];
+            stream.read_exact(&mut result)?;
+            Ok(u32::from_be_bytes(result))
+        };
+        match answer() {
+            Ok(0) => Ok(()),
+            Ok(code) => Err(SwtpmError::Control {
+                owner: self.owner.clone(),
+                action,
+                code,
+            }),
+            Err(cause) => Err(ChannelError::Silent {
+                owner: self.owner.clone(),
+                cause,
+            }
+            .into()),
+        }
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = fs::remove_dir_all(&self.sockets);
+    }
+}
+
+/// A fresh directory for sockets that only this user enters, with a path short enough for a
+/// socket's 108 bytes.
+pub fn short_private_dir() -> Result<PathBuf, SwtpmError> {
+    let name: [u8; 6] = (&mut OsRandom as &mut dyn Random).bytes();
+    let mut path = std::env::temp_dir();
+    if path.as_os_str().len() > 70 {
+        path = PathBuf::from("/tmp");
+    }
+    path.push(format!("hgs-{}", hex::encode(name)));
+    make_private_dir(&path)?;
+    Ok(path)
+}
+
+/// Makes `path` and its parents, for this user only.
+pub(crate) fn make_private_dir(path: &Path) -> Result<(), SwtpmError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|cause| at(path, cause))
+}
+
+fn at(path: &Path, cause: io::Error) -> SwtpmError {
+    SwtpmError::File {
+        path: path.to_path_buf(),
+        cause,
+    }
+}
+
+/// swtpm_setup run by root would change to another user unless told to stay.
+fn user_name() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    let line = |text: String| {
+        text.lines()
+            .map(|l| l.split(':').collect::<Vec<_>>())
+            .find(|f| f.get(2).and_then(|id| id.parse().ok()) == Some(uid))
+            .and_then(|f| f.first().map(|name| (*name).to_owned()))
+    };
+    fs::read_to_string("/etc/passwd")
+        .ok()
+        .and_then(line)
+        .unwrap_or_else(|| uid.to_string())
+}
+
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const CMD_INIT: u32 = 2;
+const CMD_SHUTDOWN: u32 = 3;
+const CMD_SET_LOCALITY: u32 = 5;
+const CMD_STOP: u32 = 14;
+
+/// True when swtpm can run here; otherwise says on standard error what is skipped.
+#[cfg(test)]
+pub(crate) fn available(test: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = |name: &str| std::env::split_paths(&path).any(|d| d.join(name).exists());
+    let there = found("swtpm") && found("swtpm_setup") && found("setpriv");
+    if !there {
+        eprintln!("SKIPPED {test}: swtpm, swtpm_setup or setpriv is not installed");
+    }
+    there
+}
+
+#[cfg(test)]
+mod tests {
+    use hgs_protocol::tpm::{
+        EK_HANDLE, PcrSelection, ResponseCode, SRK_HANDLE,
+        response::{self, Response},
+        session::SaltedSession,
+    };
+
+    use super::*;
+
+    fn pcr(channel: &mut TpmChannel, index: u8) -> [u8; 32] {
+        let selection = PcrSelection::of(&[index]).unwrap();
+        let answer = channel.call(&command::pcr_read(selection)).unwrap();
+        response::pcr_read(Response::parse(&answer).unwrap().parameters, selection)
+            .unwrap()
+            .values[0]
+            .1
+    }
+
+    #[test]
+    fn a_tpm_is_made_started_reset_and_read_under_a_salted_session() {
+        if !available("a_tpm_is_made_started_reset_and_read_under_a_salted_session") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let maker = TpmMaker::open(&dir.path().join("maker")).unwrap();
+        let state = dir.path().join("tpm");
+        let certificate = maker.manufacture("host01", &state, None).unwrap();
+        assert!(maker.root_certificate().exists() && maker.intermediate_certificate().exists());
+        assert_eq!(ek_certificate(&state).unwrap(), certificate);
+
+        let mut tpm = Swtpm::start("host01", &state, None).unwrap();
+        tpm.reset(3).unwrap();
+        let mut three = [0; 32];
+        three[31] = 3;
+        assert_eq!(pcr(tpm.channel(), 0), three, "Startup came from locality 3");
+        let ek = tpm.channel().read_public(EK_HANDLE).unwrap();
+        assert!(ek.looks_like_ek());
+        assert!(tpm.channel().read_public(SRK_HANDLE).unwrap().rsa_key().is_some());
+
+        let extend = command::pcr_extend(7, &[9; 32]);
+        tpm.channel().call_with_empty_password(&extend).unwrap();
+        let unread = tpm.channel().read_public(0x8101_0002).unwrap_err();
+        assert_eq!(unread.refusal(), Some(ResponseCode::HANDLE));
+
+        let rng = &mut OsRandom;
+        let (start, pending) = SaltedSession::start(ek.rsa_key().unwrap(), rng).unwrap();
+        let answer = tpm.channel().transact(&start).unwrap();
+        let mut session = pending.started(&answer).unwrap();
+        let first = PcrSelection::of(&[0, 1, 2, 3, 7, 11, 12, 13]).unwrap();
+        let read = session.pcr_read(first, true, rng);
+        let answer = tpm.channel().transact(&read).unwrap();
+        assert_eq!(answer.len(), 373);
+        let one = session.pcr_read_response(&answer, first).unwrap();
+        let rest = PcrSelection::of(&[4, 5, 6, 14]).unwrap();
+        let read = session.pcr_read(rest, false, rng);
+        let answer = tpm.channel().transact(&read).unwrap();
+        let two = session.pcr_read_response(&answer, rest).unwrap();
+        assert_eq!(one.update_counter, two.update_counter);
+        assert_ne!(one.values[4], (7, [0; 32]));
+        let gone = tpm.channel().transact(&session.pcr_read(rest, false, rng)).unwrap();
+        assert_eq!(response::code(&gone).unwrap(), ResponseCode(0x918));
+
+        tpm.reset(0).unwrap();
+        assert_eq!(pcr(tpm.channel(), 7), [0; 32], "a reset clears PCR 7");
+        assert_eq!(pcr(tpm.channel(), 0), [0; 32]);
+        tpm.shut_down().unwrap();
+    }
+
+    #[test]
+    fn encrypted_state_opens_only_with_its_key() {
+        if !available("encrypted_state_opens_only_with_its_key") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let maker = TpmMaker::open(&dir.path().join("maker")).unwrap();
+        let state = dir.path().join("vtpm");
+        let key = Secret32::new([5; 32]);
+        maker.manufacture("vm01", &state, Some(&key)).unwrap();
+        let mut tpm = Swtpm::start("vm01", &state, Some(&key)).unwrap();
+        tpm.reset(0).unwrap();
+        assert!(tpm.channel().read_public(EK_HANDLE).unwrap().looks_like_ek());
+        tpm.shut_down().unwrap();
+        for wrong in [Some(Secret32::new([6; 32])), None] {
+            let opened = Swtpm::start("vm01", &state, wrong.as_ref()).and_then(|mut t| t.reset(0));
+            assert!(opened.is_err());
+        }
+        // The failures have not harmed the state.
+        let mut tpm = Swtpm::start("vm01", &state, Some(&key)).unwrap();
+        tpm.reset(0).unwrap();
+    }
+
+    #[test]
+    fn a_killed_tpm_is_named_in_the_error() {
+        if !available("a_killed_tpm_is_named_in_the_error") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let maker = TpmMaker::open(&dir.path().join("maker")).unwrap();
+        let state = dir.path().join("tpm");
+        maker.manufacture("host01", &state, None).unwrap();
+        let mut tpm = Swtpm::start("host01", &state, None).unwrap();
+        tpm.reset(0).unwrap();
+        tpm.child.kill().unwrap();
+        let error = tpm.channel().call(&command::get_random(8)).unwrap_err();
+        assert_eq!(error.to_string(), "the TPM of host01 does not answer");
+        assert!(!tpm.is_running());
+        assert_eq!(
+            tpm.reset(0).unwrap_err().to_string(),
+            "the TPM of host01 does not answer"
+        );
+    }
+}
