@@ -7,5 +7,8 @@ pub mod crypto;
 pub mod env;
 pub mod health;
 pub mod oid;
+pub mod protector;
 pub mod secret;
 pub mod tpm;
+pub mod wire;
+pub mod xml;

@@ -1,0 +1,3 @@
+//! Messages as bytes: `parse` and `encode`, no decisions.
+
+pub mod kps;
