@@ -14,6 +14,8 @@ mod open;
 mod payload;
 mod release;
 pub mod suite;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{ChainedProtector, VerifyError, WrappingError, WrappingFault};
 pub use document::{KeyProtector, ProtectorError, WrappingId, WrappingView};
