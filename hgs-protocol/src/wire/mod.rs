@@ -1,3 +1,13 @@
-//! Messages as bytes: `parse` and `encode`, no decisions.
+//! Bytes to types and back: `parse` and `encode`, nothing decided.
+//!
+//! Every parser here takes hostile bytes: it never panics, never allocates more than its input
+//! allows, and names what is wrong.
 
+#![warn(clippy::indexing_slicing)]
+
+pub mod boot_log;
+mod cursor;
 pub mod kps;
+pub mod sipa;
+pub mod uefi;
+pub mod vsm;
