@@ -1,0 +1,202 @@
+//! The guest of a shielded VM: a boot chain measured into the vTPM, a volume to unlock, a secret to read.
+//!
+//! The guest's boot measures into the vTPM's PCR 7 (its Secure Boot configuration). The volume key
+//! is sealed to that value of PCR 7 and to an untouched PCR 11; the boot manager extends PCR 11 once
+//! the volume is unlocked, so nothing in the running guest can unseal the key again. The guest runs
+//! inside the VBS store, because whatever sees its memory sees its secret.
+
+use std::time::{Duration, Instant};
+
+use hgs_protocol::{
+    crypto::{hmac_sha256, sha256},
+    env::Random,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    VmId,
+    disk::{CHUNK, Disk, DiskError, LockedDisk},
+    fields,
+    vtpm::{Vtpm, VtpmError},
+};
+
+/// PCR of the guest's Secure Boot configuration.
+pub const BOOT_PCR: u8 = 7;
+/// PCR that the guest's boot manager extends after it has unlocked the volume.
+pub const UNLOCK_PCR: u8 = 11;
+/// What the guest's firmware measures into [`BOOT_PCR`], in order.
+const BOOT_MEASUREMENTS: [&[u8]; 3] = [b"SecureBoot=1", b"PK,KEK,db,dbx of the guest's firmware", &[0; 4]];
+const UNLOCKED: &[u8] = b"volume unlocked";
+/// Chunk of the volume that holds the owner's secret: u32 length, then the secret.
+const SECRET_CHUNK: u32 = 0;
+/// Chunk that counts boots: u64. Its presence shows that the volume is written, not only read.
+const BOOT_COUNT_CHUNK: u32 = 1;
+/// Chunks of a new disk.
+const CHUNKS: u32 = 16;
+
+/// A running guest. Its memory holds the secret that it read from its volume.
+pub struct Guest {
+    disk_key: hgs_protocol::secret::Secret32,
+    disk: Disk,
+    secret: Zeroizing<Vec<u8>>,
+    boot_id: [u8; 16],
+    boots: u64,
+    uptime_before: Duration,
+    resumed: Instant,
+}
+
+/// What a guest tells of itself. Holds nothing secret.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct GuestReport {
+    /// Drawn at boot and kept in memory: equal values mean the same boot.
+    pub boot_id: String,
+    /// How often the volume was booted from.
+    pub boots: u64,
+    /// Running time since boot in milliseconds, over migrations too.
+    pub uptime_ms: u64,
+}
+
+/// Why a guest does not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The vTPM refused: its policy names other measurements, or the sealed key is another vTPM's.
+    #[error("the vTPM does not unseal the volume key: {0}")]
+    Vtpm(#[from] VtpmError),
+    /// The volume does not open.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The disk belongs to another VM.
+    #[error("the disk belongs to the VM {disk}, not to {vm}")]
+    ForeignDisk {
+        /// Whose disk it is.
+        disk: VmId,
+        /// Who wants to boot from it.
+        vm: VmId,
+    },
+    /// The volume or the memory image has not the expected contents.
+    #[error("the guest's {0} is damaged")]
+    Damaged(&'static str),
+}
+
+impl Guest {
+    /// Boots from the disk: measure, unseal, unlock, read the secret.
+    pub fn boot(vm: VmId, vtpm: &mut Vtpm, disk: LockedDisk, rng: &mut dyn Random) -> Result<Guest, GuestError> {
+        if disk.vm() != vm {
+            return Err(GuestError::ForeignDisk { disk: disk.vm(), vm });
+        }
+        for data in BOOT_MEASUREMENTS {
+            vtpm.extend(BOOT_PCR, &sha256(data))?;
+        }
+        let disk_key = vtpm.unseal_volume_key(disk.sealed_key(), rng)?;
+        vtpm.extend(UNLOCK_PCR, &sha256(UNLOCKED))?;
+        let disk = disk.unlock(disk_key.clone());
+        let chunk = disk.read(SECRET_CHUNK)?;
+        let secret = fields::take(&mut chunk.as_slice()).ok_or(GuestError::Damaged("volume"))?;
+        let counter = disk.read(BOOT_COUNT_CHUNK)?;
+        let boots = fields::take_u64(&mut counter.as_slice())
+            .ok_or(GuestError::Damaged("volume"))?
+            .saturating_add(1);
+        disk.write(BOOT_COUNT_CHUNK, &boots.to_le_bytes(), rng)?;
+        Ok(Guest {
+            disk_key,
+            secret: Zeroizing::new(secret.to_vec()),
+            disk,
+            boot_id: rng.bytes(),
+            boots,
+            uptime_before: Duration::ZERO,
+            resumed: Instant::now(),
+        })
+    }
+
+    /// Goes on from a memory image on another host. The volume key is part of the memory, as with
+    /// every running guest that has its volume unlocked.
+    pub fn resume(vm: VmId, memory: &[u8], disk: LockedDisk) -> Result<Guest, GuestError> {
+        if disk.vm() != vm {
+            return Err(GuestError::ForeignDisk { disk: disk.vm(), vm });
+        }
+        let parts = |rest: &mut &[u8]| {
+            let boot_id = fields::take_array::<16>(rest)?;
+            let boots = fields::take_u64(rest)?;
+            let uptime = fields::take_u64(rest)?;
+            let key = hgs_protocol::secret::Secret32::from_slice(fields::take(rest)?)?;
+            let secret = Zeroizing::new(fields::take(rest)?.to_vec());
+            rest.is_empty().then_some((boot_id, boots, uptime, key, secret))
+        };
+        let (boot_id, boots, uptime, disk_key, secret) =
+            parts(&mut &*memory).ok_or(GuestError::Damaged("memory image"))?;
+        let disk = disk.unlock(disk_key.clone());
+        disk.read(SECRET_CHUNK)?;
+        Ok(Guest {
+            disk_key,
+            disk,
+            secret,
+            boot_id,
+            boots,
+            uptime_before: Duration::from_millis(uptime),
+            resumed: Instant::now(),
+        })
+    }
+
+    /// The memory image, for a package and nothing else: it holds every secret of the guest.
+    pub fn expose_memory(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(self.secret.len() + 128));
+        out.extend_from_slice(&self.boot_id);
+        out.extend_from_slice(&self.boots.to_le_bytes());
+        out.extend_from_slice(&self.uptime_ms().to_le_bytes());
+        fields::put(&mut out, self.disk_key.expose());
+        fields::put(&mut out, &self.secret);
+        out
+    }
+
+    /// Answers an owner's challenge from the secret in memory, without showing the secret.
+    pub fn prove(&self, challenge: &[u8]) -> [u8; 32] {
+        proof(&self.secret, challenge)
+    }
+
+    /// What may be shown on the host.
+    pub fn report(&self) -> GuestReport {
+        GuestReport {
+            boot_id: hex::encode(self.boot_id),
+            boots: self.boots,
+            uptime_ms: self.uptime_ms(),
+        }
+    }
+
+    /// Whose disk the guest runs from.
+    pub fn vm(&self) -> VmId {
+        self.disk.vm()
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        let uptime = self.uptime_before.saturating_add(self.resumed.elapsed());
+        u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What a guest that knows `secret` answers to `challenge`.
+pub fn proof(secret: &[u8], challenge: &[u8]) -> [u8; 32] {
+    hmac_sha256(secret, &[b"HGS-GUEST-PROOF\0", challenge])
+}
+
+/// The value of [`BOOT_PCR`] (SHA-256 bank) after a regular boot of the guest.
+pub fn expected_boot_pcr() -> [u8; 32] {
+    BOOT_MEASUREMENTS.iter().fold([0; 32], |pcr, data| {
+        sha256(&[pcr.as_slice(), &sha256(data)].concat())
+    })
+}
+
+/// The bytes of a new disk that holds `secret`, which must fit into one chunk.
+pub fn new_disk(
+    vm: VmId,
+    secret: &[u8],
+    sealed_key: &super::disk::SealedVolumeKey,
+    key: &hgs_protocol::secret::Secret32,
+    rng: &mut dyn Random,
+) -> Result<Vec<u8>, GuestError> {
+    let mut first = Zeroizing::new(Vec::with_capacity(CHUNK));
+    fields::put(&mut first, secret);
+    if first.len() > CHUNK {
+        return Err(GuestError::Damaged("secret (too long for one chunk of the volume)"));
+    }
+    Ok(Disk::format(vm, CHUNKS, sealed_key, key, &[&first], rng)?)
+}

@@ -1,0 +1,368 @@
+//! What the VBS store does for shielded VMs: opens a KPS answer, opens and reseals the state, runs
+//! vTPM and guest, packs a VM for a migration and forgets its keys.
+//!
+//! Transport keys, vTPM keys and guest memory exist here and nowhere else on a host. Whatever comes
+//! in was carried by the agent, an adversary: protector, answer, state and package are taken only
+//! when they open and fit together (protocol reference 5.9). The egress key is used only after the
+//! state has opened under the ingress key.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use hgs_protocol::{
+    crypto::RsaPrivateKey,
+    env::Random,
+    protector::{OpenedRelease, ReleaseError, RollError, check_roll, open_release},
+    secret::TransportKey,
+    wire::kps::RollTransportKeyResponse,
+    xml::XmlError,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    VmId, VmName,
+    disk::{DiskError, LockedDisk},
+    guest::{Guest, GuestError, GuestReport},
+    package::{MigrationId, Package, PackageError, PackageHeader},
+    state::{GuestState, StateError, StateHeader, VtpmState},
+    vtpm::{Vtpm, VtpmError},
+};
+use crate::commit_point::commit_point;
+
+/// The shielded VMs of one host.
+pub struct ShieldedVms {
+    folder: PathBuf,
+    vms: HashMap<VmId, Vm>,
+}
+
+struct Vm {
+    /// The transport key under which the VM's state is sealed now.
+    key: TransportKey,
+    generation: u64,
+    phase: Phase,
+}
+
+enum Phase {
+    /// Opened and resealed; the agent has yet to commit the new generation.
+    Prepared {
+        vtpm: VtpmState,
+        memory: Option<Zeroizing<Vec<u8>>>,
+    },
+    Running {
+        vtpm: Vtpm,
+        guest: Guest,
+    },
+    /// Packed for a migration whose outcome is not known yet.
+    Suspended {
+        vtpm: VtpmState,
+        memory: Zeroizing<Vec<u8>>,
+    },
+}
+
+/// What the agent must write and commit before the VM may start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Prepared {
+    /// The VM.
+    pub vm: VmId,
+    /// Number of the new generation.
+    pub generation: u64,
+    /// The egress protector.
+    pub protector: Vec<u8>,
+    /// The state, sealed under the egress key.
+    pub guest_state: Vec<u8>,
+}
+
+/// Where a VM stands on this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmPhase {
+    /// Its keys are here, its guest does not run yet.
+    Prepared,
+    /// Its guest runs.
+    Running,
+    /// Its guest is packed for a migration.
+    Suspended,
+}
+
+/// Why the store refuses something about a VM.
+#[derive(Debug, thiserror::Error)]
+pub enum ShieldedError {
+    /// The answer of the KPS does not parse.
+    #[error("the answer of the key protection service: {0}")]
+    Answer(#[from] XmlError),
+    /// The answer does not open with the VSM key of this host.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// The egress protector does not follow from the ingress protector.
+    #[error(transparent)]
+    Roll(#[from] RollError),
+    /// The state does not open under the ingress key.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The package does not open under the ingress key.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// The guest does not come up.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The vTPM fails.
+    #[error(transparent)]
+    Vtpm(#[from] VtpmError),
+    /// The disk does not open.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The VM is here, in a phase that does not allow the request.
+    #[error("the VM {vm} is {phase:?} on this host; {wanted} it first")]
+    Phase {
+        /// The VM.
+        vm: VmId,
+        /// Where it stands.
+        phase: VmPhase,
+        /// What would have to happen before.
+        wanted: &'static str,
+    },
+    /// No key of this VM is here.
+    #[error("this host holds no key of the VM {0}; power it on first")]
+    NotHere(VmId),
+}
+
+impl ShieldedVms {
+    /// No VM; vTPMs will run in folders below `folder` (absolute).
+    pub fn new(folder: &Path) -> ShieldedVms {
+        ShieldedVms {
+            folder: folder.to_path_buf(),
+            vms: HashMap::new(),
+        }
+    }
+
+    /// Opens the state of a VM for a power-on and reseals it under the egress key.
+    pub fn prepare_power_on(
+        &mut self,
+        vsm_key: &RsaPrivateKey,
+        ingress_protector: &[u8],
+        answer: &[u8],
+        guest_state: &[u8],
+        rng: &mut dyn Random,
+    ) -> Result<Prepared, ShieldedError> {
+        self.refuse_active(StateHeader::read(guest_state)?.vm)?;
+        let (release, protector) = released(vsm_key, ingress_protector, answer)?;
+        let state = GuestState::open(guest_state, &release.ingress)?;
+        Ok(self.prepare(state.header, state.vtpm, None, release.egress, protector, rng))
+    }
+
+    /// Opens the package of a migration and reseals the VM's state under the egress key.
+    pub fn prepare_resume(
+        &mut self,
+        vsm_key: &RsaPrivateKey,
+        ingress_protector: &[u8],
+        answer: &[u8],
+        package: &[u8],
+        rng: &mut dyn Random,
+    ) -> Result<Prepared, ShieldedError> {
+        self.refuse_active(PackageHeader::read(package)?.vm)?;
+        let (release, protector) = released(vsm_key, ingress_protector, answer)?;
+        let package = Package::open(package, &release.ingress)?;
+        let header = StateHeader {
+            vm: package.header.vm,
+            generation: package.header.generation,
+        };
+        Ok(self.prepare(header, package.vtpm, Some(package.memory), release.egress, protector, rng))
+    }
+
+    fn prepare(
+        &mut self,
+        old: StateHeader,
+        vtpm: VtpmState,
+        memory: Option<Zeroizing<Vec<u8>>>,
+        key: TransportKey,
+        protector: Vec<u8>,
+        rng: &mut dyn Random,
+    ) -> Prepared {
+        let header = StateHeader {
+            vm: old.vm,
+            generation: old.generation.saturating_add(1),
+        };
+        let guest_state = GuestState {
+            header,
+            vtpm: vtpm.clone(),
+        }
+        .seal(&key, rng);
+        let vm = Vm {
+            key,
+            generation: header.generation,
+            phase: Phase::Prepared { vtpm, memory },
+        };
+        self.vms.insert(header.vm, vm);
+        commit_point("power-on:opened");
+        Prepared {
+            vm: header.vm,
+            generation: header.generation,
+            protector,
+            guest_state,
+        }
+    }
+
+    /// Starts vTPM and guest of a prepared VM: a boot, or going on where a migration left off.
+    pub fn start(
+        &mut self,
+        id: VmId,
+        name: &VmName,
+        disk: &Path,
+        rng: &mut dyn Random,
+    ) -> Result<GuestReport, ShieldedError> {
+        let folder = self.vtpm_folder(id);
+        let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
+        let (vtpm, guest) = match &vm.phase {
+            Phase::Prepared { vtpm, memory: None } => {
+                let mut vtpm = Vtpm::power_on(name.as_str(), vtpm, &folder)?;
+                commit_point("power-on:vtpm-started");
+                let guest = Guest::boot(id, &mut vtpm, LockedDisk::open(disk)?, rng)?;
+                commit_point("power-on:booted");
+                (vtpm, guest)
+            }
+            Phase::Prepared {
+                vtpm,
+                memory: Some(memory),
+            }
+            | Phase::Suspended { vtpm, memory } => {
+                let vtpm = Vtpm::resume(name.as_str(), vtpm, &folder)?;
+                let guest = Guest::resume(id, memory, LockedDisk::open(disk)?)?;
+                commit_point("migration:resumed");
+                (vtpm, guest)
+            }
+            Phase::Running { .. } => return Err(phase_error(id, vm, "stop")),
+        };
+        let report = guest.report();
+        vm.phase = Phase::Running { vtpm, guest };
+        Ok(report)
+    }
+
+    /// Suspends a running VM and packs it for `migration`. It stays suspended here until
+    /// [`ShieldedVms::start`] (the migration failed) or [`ShieldedVms::forget`] (it succeeded).
+    pub fn save(
+        &mut self,
+        id: VmId,
+        migration: MigrationId,
+        rng: &mut dyn Random,
+    ) -> Result<Vec<u8>, ShieldedError> {
+        let (key, generation, vtpm, guest) = self.take_running(id)?;
+        let memory = guest.expose_memory();
+        drop(guest);
+        // A vTPM that cannot be saved leaves the VM stopped: its state on the volume still starts.
+        let vtpm = vtpm.suspend()?;
+        let package = Package {
+            header: PackageHeader {
+                vm: id,
+                migration,
+                generation,
+            },
+            vtpm: vtpm.clone(),
+            memory: memory.clone(),
+        };
+        let sealed = package.seal(&key, rng);
+        let suspended = Vm {
+            key,
+            generation,
+            phase: Phase::Suspended { vtpm, memory },
+        };
+        self.vms.insert(id, suspended);
+        commit_point("migration:saved");
+        Ok(sealed)
+    }
+
+    /// Stops a running VM in an orderly way and gives its state, sealed under the current key.
+    pub fn power_off(&mut self, id: VmId, rng: &mut dyn Random) -> Result<Vec<u8>, ShieldedError> {
+        let (key, generation, vtpm, guest) = self.take_running(id)?;
+        drop(guest);
+        let state = GuestState {
+            header: StateHeader {
+                vm: id,
+                generation,
+            },
+            vtpm: vtpm.power_off()?,
+        };
+        Ok(state.seal(&key, rng))
+    }
+
+    /// Drops every key of the VM. Refused while its guest runs. Answers whether there was one.
+    pub fn forget(&mut self, id: VmId) -> Result<bool, ShieldedError> {
+        match self.vms.get(&id) {
+            Some(vm) if matches!(vm.phase, Phase::Running { .. }) => Err(phase_error(id, vm, "stop or migrate")),
+            _ => Ok(self.vms.remove(&id).is_some()),
+        }
+    }
+
+    /// Lets the guest answer its owner's challenge.
+    pub fn prove(&self, id: VmId, challenge: &[u8]) -> Result<([u8; 32], GuestReport), ShieldedError> {
+        let vm = self.vms.get(&id).ok_or(ShieldedError::NotHere(id))?;
+        match &vm.phase {
+            Phase::Running { guest, .. } => Ok((guest.prove(challenge), guest.report())),
+            _ => Err(phase_error(id, vm, "start")),
+        }
+    }
+
+    /// The VMs whose keys are here.
+    pub fn list(&self) -> Vec<(VmId, VmPhase)> {
+        self.vms.iter().map(|(id, vm)| (*id, vm.phase())).collect()
+    }
+
+    /// Takes a running VM out of the table: whatever fails from here on, it does not run any more.
+    fn take_running(&mut self, id: VmId) -> Result<(TransportKey, u64, Vtpm, Guest), ShieldedError> {
+        match self.vms.remove(&id) {
+            None => Err(ShieldedError::NotHere(id)),
+            Some(Vm {
+                key,
+                generation,
+                phase: Phase::Running { vtpm, guest },
+            }) => Ok((key, generation, vtpm, guest)),
+            Some(vm) => {
+                let error = phase_error(id, &vm, "start");
+                self.vms.insert(id, vm);
+                Err(error)
+            }
+        }
+    }
+
+    fn refuse_active(&self, id: VmId) -> Result<(), ShieldedError> {
+        match self.vms.get(&id) {
+            Some(vm) if vm.phase() != VmPhase::Prepared => Err(phase_error(id, vm, "stop")),
+            _ => Ok(()),
+        }
+    }
+
+    fn vtpm_folder(&self, id: VmId) -> PathBuf {
+        self.folder.join(format!("vtpm-{id}"))
+    }
+}
+
+impl Vm {
+    fn phase(&self) -> VmPhase {
+        match self.phase {
+            Phase::Prepared { .. } => VmPhase::Prepared,
+            Phase::Running { .. } => VmPhase::Running,
+            Phase::Suspended { .. } => VmPhase::Suspended,
+        }
+    }
+}
+
+fn phase_error(vm: VmId, here: &Vm, wanted: &'static str) -> ShieldedError {
+    ShieldedError::Phase {
+        vm,
+        phase: here.phase(),
+        wanted,
+    }
+}
+
+/// Opens the answer and checks that the egress protector follows from the ingress protector.
+fn released(
+    vsm_key: &RsaPrivateKey,
+    ingress_protector: &[u8],
+    answer: &[u8],
+) -> Result<(OpenedRelease, Vec<u8>), ShieldedError> {
+    let answer = RollTransportKeyResponse::parse(answer)?;
+    let release = open_release(&answer, vsm_key)?;
+    check_roll(ingress_protector, &answer.egress_protector, &release.egress)?;
+    Ok((release, answer.egress_protector))
+}
