@@ -267,7 +267,7 @@ fn spawn_from_lasting_thread(command: Command) -> io::Result<std::process::Child
     answer.recv().map_err(|_| gone())?
 }
 
-const PASSED_ON: [&str; 8] = [
+const PASSED_ON: [&str; 9] = [
     "PATH",
     "HOME",
     "LANG",
@@ -276,6 +276,7 @@ const PASSED_ON: [&str; 8] = [
     "RUST_LOG",
     "RUST_BACKTRACE",
     "LD_LIBRARY_PATH",
+    crate::commit_point::VARIABLE,
 ];
 
 #[cfg(test)]

@@ -2,5 +2,8 @@
 //! processes of their own, and the virtual machines that run on them.
 
 pub mod child;
+pub mod commit_point;
+pub mod demo;
 pub mod swtpm;
 pub mod tpm_channel;
+pub mod vm;

@@ -15,7 +15,7 @@ use std::{
 use hgs_protocol::{
     env::{OsRandom, Random},
     secret::Secret32,
-    tpm::command,
+    tpm::command::{self, Call},
 };
 use zeroize::Zeroizing;
 
@@ -238,16 +238,31 @@ impl Swtpm {
     /// Power cycle: PCRs return to their reset values, sessions and transient objects are gone.
     /// TPM2_Startup is given from `locality` (3 lets PCR 0 start from 3, as with an H-CRTM).
     pub fn reset(&mut self, locality: u8) -> Result<(), SwtpmError> {
-        self.control("stopped", &CMD_STOP.to_be_bytes())?;
-        self.control("reset", &[CMD_INIT.to_be_bytes(), [0; 4]].concat())?;
+        self.cycle_power()?;
         self.set_locality(locality)?;
         self.channel.call(&command::startup_clear())?;
         self.set_locality(0)
     }
 
+    /// Power after [`Swtpm::suspend`]: TPM2_Startup(STATE), so PCRs and sessions are as they were saved.
+    pub fn resume(&mut self) -> Result<(), SwtpmError> {
+        self.cycle_power()?;
+        self.channel.call(&command::startup_state())?;
+        Ok(())
+    }
+
+    /// Saves what [`Swtpm::resume`] takes up: TPM2_Shutdown(STATE), then the process ends.
+    pub fn suspend(self) -> Result<(), SwtpmError> {
+        self.end(&command::shutdown_state())
+    }
+
     /// Orderly end: TPM2_Shutdown, then the process ends.
-    pub fn shut_down(mut self) -> Result<(), SwtpmError> {
-        self.channel.call(&command::shutdown_clear())?;
+    pub fn shut_down(self) -> Result<(), SwtpmError> {
+        self.end(&command::shutdown_clear())
+    }
+
+    fn end(mut self, shutdown: &Call) -> Result<(), SwtpmError> {
+        self.channel.call(shutdown)?;
         self.control("shut down", &CMD_SHUTDOWN.to_be_bytes())?;
         self.child.wait()?;
         Ok(())
@@ -266,6 +281,11 @@ impl Swtpm {
     /// The process id, for tests that kill it.
     pub fn process_id(&self) -> u32 {
         self.child.id()
+    }
+
+    fn cycle_power(&mut self) -> Result<(), SwtpmError> {
+        self.control("stopped", &CMD_STOP.to_be_bytes())?;
+        self.control("reset", &[CMD_INIT.to_be_bytes(), [0; 4]].concat())
     }
 
     fn set_locality(&mut self, locality: u8) -> Result<(), SwtpmError> {

@@ -109,7 +109,11 @@ impl Random for OsRandom {
     fn fill(&mut self, out: &mut [u8]) {
         // The library blocks until the system's pool is ready and has no other way to fail;
         // going on without randomness would be worse than stopping.
-        #[expect(clippy::expect_used, clippy::disallowed_methods, reason = "no randomness, no service")]
+        #[expect(
+            clippy::expect_used,
+            clippy::disallowed_methods,
+            reason = "no randomness, no service"
+        )]
         aws_lc_rs::rand::fill(out).expect("the operating system's random generator failed");
     }
 }

@@ -180,9 +180,9 @@ pub fn proof(secret: &[u8], challenge: &[u8]) -> [u8; 32] {
 
 /// The value of [`BOOT_PCR`] (SHA-256 bank) after a regular boot of the guest.
 pub fn expected_boot_pcr() -> [u8; 32] {
-    BOOT_MEASUREMENTS.iter().fold([0; 32], |pcr, data| {
-        sha256(&[pcr.as_slice(), &sha256(data)].concat())
-    })
+    BOOT_MEASUREMENTS
+        .iter()
+        .fold([0; 32], |pcr, data| sha256(&[pcr.as_slice(), &sha256(data)].concat()))
 }
 
 /// The bytes of a new disk that holds `secret`, which must fit into one chunk.

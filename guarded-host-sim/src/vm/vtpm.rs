@@ -112,7 +112,11 @@ impl Vtpm {
         let selection = PcrSelection::of(&[index])?;
         let answer = self.tpm.channel().call(&command::pcr_read(selection))?;
         let read = response::pcr_read(Response::parse(&answer)?.parameters, selection)?;
-        Ok(read.values.first().map(|(_, value)| *value).ok_or(TpmError::Selection)?)
+        Ok(read
+            .values
+            .first()
+            .map(|(_, value)| *value)
+            .ok_or(TpmError::Selection)?)
     }
 
     /// Seals a volume key so that only this vTPM opens it, and only while the guest boots as

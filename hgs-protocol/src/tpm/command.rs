@@ -194,6 +194,16 @@ pub fn shutdown_clear() -> Call {
     call(CommandCode::SHUTDOWN, &[], &[0, 0])
 }
 
+/// TPM2_Startup(STATE): PCRs go on from what TPM2_Shutdown(STATE) saved.
+pub fn startup_state() -> Call {
+    call(CommandCode::STARTUP, &[], &[0, 1])
+}
+
+/// TPM2_Shutdown(STATE): saves what TPM2_Startup(STATE) restores.
+pub fn shutdown_state() -> Call {
+    call(CommandCode::SHUTDOWN, &[], &[0, 1])
+}
+
 /// TPM2_SelfTest of everything.
 pub fn self_test() -> Call {
     call(CommandCode::SELF_TEST, &[], &[1])
