@@ -4,6 +4,8 @@
 pub mod child;
 pub mod commit_point;
 pub mod demo;
+pub mod fabric;
+pub mod owner;
 pub mod swtpm;
 pub mod tpm_channel;
 pub mod vm;

@@ -7,7 +7,7 @@ pub mod disk;
 pub mod fields;
 pub mod guest;
 pub mod package;
-//pub mod shielded;
+pub mod shielded;
 pub mod state;
 pub mod volume;
 pub mod vtpm;

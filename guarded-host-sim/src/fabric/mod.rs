@@ -1,0 +1,3 @@
+//! A guarded fabric on loopback: real service and host processes, and the ways to reach them.
+
+pub mod service;

@@ -1,0 +1,238 @@
+//! One service process of a fabric: attestation or key protection, started, awaited, administered.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::ChildStdout,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use hgs_protocol::env::OsRandom;
+use hgs_service::{
+    lab_clock,
+    tokens::{Role, new_token},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::child::{Child, Input, Output, Plan};
+
+/// Certificate chain and key with which services of a fabric speak HTTPS, PEM files.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The root that clients trust.
+    pub root: PathBuf,
+    /// Server certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// A running service.
+pub struct Service {
+    /// `attestation` or `kps`.
+    pub name: &'static str,
+    /// `http://ADDRESS` of the service listener.
+    pub url: String,
+    /// `https://ADDRESS` of the service listener, if it speaks HTTPS.
+    pub tls_url: Option<String>,
+    admin_url: String,
+    token: String,
+    folder: PathBuf,
+    clock: PathBuf,
+    child: Child,
+    http: reqwest::Client,
+    /// Held open, because a service must be able to write to its standard output.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Service {
+    /// Starts `name` with everything of it below `folder` (absolute) and waits until it is ready.
+    pub fn start(name: &'static str, folder: &Path, tls: Option<&Tls>) -> anyhow::Result<Service> {
+        let program = beside_this_program(name)?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let (token, line) = new_token(Role::Administrator, &mut OsRandom);
+        let tokens = folder.join("admin-tokens");
+        fs::write(&tokens, line + "\n")?;
+        let kek = folder.join("key-encryption-key");
+        if !kek.exists() {
+            let key = hgs_protocol::secret::Secret32::random(&mut OsRandom);
+            write_private(&kek, &hex::encode(key.expose()))?;
+        }
+        // A socket's path has 108 bytes, and the folder may be deep.
+        let clock = crate::swtpm::short_private_dir()?.join("clock");
+        let mut plan = Plan::new(&program, folder)
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(folder.join("data"))
+            .arg("--admin-tokens")
+            .arg(&tokens)
+            .arg("--key-encryption-key-file")
+            .arg(&kek)
+            .arg("--lab-clock")
+            .arg(&clock)
+            .input(Input::Null)
+            .output(Output::Pipe)
+            .errors(Output::File(folder.join("log")));
+        if let Some(tls) = tls {
+            plan = plan
+                .args(["--tls-listen", "127.0.0.1:0", "--tls-certificate"])
+                .arg(&tls.certificate)
+                .arg("--tls-key")
+                .arg(&tls.key);
+        }
+        let mut child = plan.spawn()?;
+        let output = child.take_output().context("a service without standard output")?;
+        let (line, output) = first_line(name, output, &folder.join("log"))?;
+        let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)).map(str::to_owned);
+        let missing = || format!("{name} printed an unexpected first line: {line}");
+        Ok(Service {
+            name,
+            url: value("service=").with_context(missing)?,
+            tls_url: value("tls="),
+            admin_url: value("admin=").with_context(missing)?,
+            token,
+            folder: folder.to_path_buf(),
+            clock,
+            child,
+            http: reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?,
+            _output: output,
+        })
+    }
+
+    /// Where the service keeps everything, its log included.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Says how it ended, if it has.
+    pub fn ended(&mut self) -> Option<String> {
+        match self.child.ended() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(format!("{} ended ({status}); see {}", self.name, self.folder.join("log").display())),
+            Err(e) => Some(e.to_string()),
+        }
+    }
+
+    /// Kills the process, as a power cut would.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        Ok(())
+    }
+
+    /// Moves the service's clock forward.
+    pub async fn advance_clock(&self, seconds: u64) -> anyhow::Result<i64> {
+        lab_clock::advance(&self.clock, seconds).await
+    }
+
+    /// GET below `/admin/v1`.
+    pub async fn admin_get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let request = self.http.get(self.admin_path(path)).bearer_auth(&self.token);
+        Ok(serde_json::from_slice(&self.answer("GET", path, request).await?)?)
+    }
+
+    /// POST of a JSON body below `/admin/v1`; gives the answer's bytes.
+    pub async fn admin_post(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+        let request = self.http.post(self.admin_path(path)).bearer_auth(&self.token).json(body);
+        self.answer("POST", path, request).await
+    }
+
+    /// PUT of a JSON body below `/admin/v1`; gives the answer's bytes.
+    pub async fn admin_put(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+        let request = self.http.put(self.admin_path(path)).bearer_auth(&self.token).json(body);
+        self.answer("PUT", path, request).await
+    }
+
+    async fn answer(&self, verb: &str, path: &str, request: reqwest::RequestBuilder) -> anyhow::Result<Vec<u8>> {
+        let answer = request
+            .send()
+            .await
+            .with_context(|| format!("the administrators' listener of {} does not answer", self.name))?;
+        let status = answer.status();
+        let bytes = answer.bytes().await?.to_vec();
+        ensure!(
+            status.is_success(),
+            "{}: {verb} {path} was answered {status}: {}",
+            self.name,
+            String::from_utf8_lossy(&bytes)
+        );
+        Ok(bytes)
+    }
+
+    fn admin_path(&self, path: &str) -> String {
+        format!("{}/admin/v1/{path}", self.admin_url)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(folder) = self.clock.parent() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// The binary `name` beside the running program (or, for a test binary, one folder above).
+pub fn beside_this_program(name: &str) -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe().context("this program does not know where it is")?;
+    let found = here
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path),
+        None => bail!(
+            "the program {name} is not beside {}: build the whole workspace first (`cargo build --workspace`)",
+            here.display()
+        ),
+    }
+}
+
+/// Waits for the first line of a child's output; a child that ends without one is an error.
+pub(crate) fn first_line(
+    name: &str,
+    output: ChildStdout,
+    log: &Path,
+) -> anyhow::Result<(String, BufReader<ChildStdout>)> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(output);
+        let mut line = String::new();
+        let read = reader.read_line(&mut line);
+        let _ = sender.send((read.map(|_| line), reader));
+    });
+    match receiver.recv_timeout(READY_TIMEOUT) {
+        Ok((Ok(line), reader)) if !line.trim().is_empty() => Ok((line.trim().to_owned(), reader)),
+        Ok(_) => bail!("{name} ended before it was ready; see {}: {}", log.display(), last_lines(log)),
+        Err(_) => bail!("{name} is not ready after {} s; see {}", READY_TIMEOUT.as_secs(), log.display()),
+    }
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join(" | ")
+}
+
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let mut file = fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(file.write_all(text.as_bytes())?)
+}
+
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
