@@ -146,7 +146,10 @@ impl Owner {
     /// Whether the key in `protector` opens `guest_state`.
     pub fn opens(&self, protector: &[u8], guest_state: &[u8], rng: &mut dyn Random) -> Result<bool, OwnerError> {
         let key = self.open_protector(protector, rng)?;
-        Ok(!matches!(GuestState::open(guest_state, &key), Err(StateError::Sealed | StateError::Format)))
+        Ok(!matches!(
+            GuestState::open(guest_state, &key),
+            Err(StateError::Sealed | StateError::Format)
+        ))
     }
 }
 

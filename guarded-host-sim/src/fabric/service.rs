@@ -87,7 +87,11 @@ impl Service {
         let mut child = plan.spawn()?;
         let output = child.take_output().context("a service without standard output")?;
         let (line, output) = first_line(name, output, &folder.join("log"))?;
-        let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)).map(str::to_owned);
+        let value = |key: &str| {
+            line.split(' ')
+                .find_map(|word| word.strip_prefix(key))
+                .map(str::to_owned)
+        };
         let missing = || format!("{name} printed an unexpected first line: {line}");
         Ok(Service {
             name,
@@ -117,7 +121,11 @@ impl Service {
     pub fn ended(&mut self) -> Option<String> {
         match self.child.ended() {
             Ok(None) => None,
-            Ok(Some(status)) => Some(format!("{} ended ({status}); see {}", self.name, self.folder.join("log").display())),
+            Ok(Some(status)) => Some(format!(
+                "{} ended ({status}); see {}",
+                self.name,
+                self.folder.join("log").display()
+            )),
             Err(e) => Some(e.to_string()),
         }
     }
@@ -141,7 +149,11 @@ impl Service {
 
     /// POST of a JSON body below `/admin/v1`; gives the answer's bytes.
     pub async fn admin_post(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Vec<u8>> {
-        let request = self.http.post(self.admin_path(path)).bearer_auth(&self.token).json(body);
+        let request = self
+            .http
+            .post(self.admin_path(path))
+            .bearer_auth(&self.token)
+            .json(body);
         self.answer("POST", path, request).await
     }
 
@@ -213,15 +225,26 @@ pub(crate) fn first_line(
     });
     match receiver.recv_timeout(READY_TIMEOUT) {
         Ok((Ok(line), reader)) if !line.trim().is_empty() => Ok((line.trim().to_owned(), reader)),
-        Ok(_) => bail!("{name} ended before it was ready; see {}: {}", log.display(), last_lines(log)),
-        Err(_) => bail!("{name} is not ready after {} s; see {}", READY_TIMEOUT.as_secs(), log.display()),
+        Ok(_) => bail!(
+            "{name} ended before it was ready; see {}: {}",
+            log.display(),
+            last_lines(log)
+        ),
+        Err(_) => bail!(
+            "{name} is not ready after {} s; see {}",
+            READY_TIMEOUT.as_secs(),
+            log.display()
+        ),
     }
 }
 
 fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join(" | ")
+    lines
+        .get(lines.len().saturating_sub(3)..)
+        .unwrap_or_default()
+        .join(" | ")
 }
 
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {

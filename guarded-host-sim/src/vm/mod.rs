@@ -6,7 +6,9 @@
 pub mod disk;
 pub mod fields;
 pub mod guest;
+pub mod operation;
 pub mod package;
+pub mod request;
 pub mod shielded;
 pub mod state;
 pub mod volume;

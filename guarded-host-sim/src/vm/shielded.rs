@@ -146,7 +146,7 @@ impl ShieldedVms {
         guest_state: &[u8],
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
-        self.refuse_active(StateHeader::read(guest_state)?.vm)?;
+        self.refuse_running(StateHeader::read(guest_state)?.vm)?;
         let (release, protector) = released(vsm_key, ingress_protector, answer)?;
         let state = GuestState::open(guest_state, &release.ingress)?;
         Ok(self.prepare(state.header, state.vtpm, None, release.egress, protector, rng))
@@ -161,14 +161,21 @@ impl ShieldedVms {
         package: &[u8],
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
-        self.refuse_active(PackageHeader::read(package)?.vm)?;
+        self.refuse_running(PackageHeader::read(package)?.vm)?;
         let (release, protector) = released(vsm_key, ingress_protector, answer)?;
         let package = Package::open(package, &release.ingress)?;
         let header = StateHeader {
             vm: package.header.vm,
             generation: package.header.generation,
         };
-        Ok(self.prepare(header, package.vtpm, Some(package.memory), release.egress, protector, rng))
+        Ok(self.prepare(
+            header,
+            package.vtpm,
+            Some(package.memory),
+            release.egress,
+            protector,
+            rng,
+        ))
     }
 
     fn prepare(
@@ -241,12 +248,7 @@ impl ShieldedVms {
 
     /// Suspends a running VM and packs it for `migration`. It stays suspended here until
     /// [`ShieldedVms::start`] (the migration failed) or [`ShieldedVms::forget`] (it succeeded).
-    pub fn save(
-        &mut self,
-        id: VmId,
-        migration: MigrationId,
-        rng: &mut dyn Random,
-    ) -> Result<Vec<u8>, ShieldedError> {
+    pub fn save(&mut self, id: VmId, migration: MigrationId, rng: &mut dyn Random) -> Result<Vec<u8>, ShieldedError> {
         let (key, generation, vtpm, guest) = self.take_running(id)?;
         let memory = guest.expose_memory();
         drop(guest);
@@ -277,10 +279,7 @@ impl ShieldedVms {
         let (key, generation, vtpm, guest) = self.take_running(id)?;
         drop(guest);
         let state = GuestState {
-            header: StateHeader {
-                vm: id,
-                generation,
-            },
+            header: StateHeader { vm: id, generation },
             vtpm: vtpm.power_off()?,
         };
         Ok(state.seal(&key, rng))
@@ -325,9 +324,10 @@ impl ShieldedVms {
         }
     }
 
-    fn refuse_active(&self, id: VmId) -> Result<(), ShieldedError> {
+    /// A suspended VM may be powered on anew: its memory is lost, as after a power cut.
+    fn refuse_running(&self, id: VmId) -> Result<(), ShieldedError> {
         match self.vms.get(&id) {
-            Some(vm) if vm.phase() != VmPhase::Prepared => Err(phase_error(id, vm, "stop")),
+            Some(vm) if vm.phase() == VmPhase::Running => Err(phase_error(id, vm, "stop")),
             _ => Ok(()),
         }
     }

@@ -1,0 +1,229 @@
+//! What the agent asks of the VBS store about VMs, and what comes back.
+//!
+//! Everything in a request or reply may be seen and changed by the agent: blobs are sealed, and no
+//! reply holds a key.
+
+use std::{fmt, path::PathBuf};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hgs_protocol::{crypto::RsaPrivateKey, env::Random};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+use super::{
+    VmId, VmName,
+    guest::GuestReport,
+    package::MigrationId,
+    shielded::{Prepared, ShieldedError, ShieldedVms, VmPhase},
+};
+
+/// Bytes that travel as base64.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Blob(pub Vec<u8>);
+
+/// A request of the agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VmRequest {
+    /// [`ShieldedVms::prepare_power_on`].
+    PreparePowerOn {
+        /// The protector that was sent to the KPS.
+        ingress_protector: Blob,
+        /// The KPS's answer, whole.
+        answer: Blob,
+        /// The sealed state that belongs to the ingress protector.
+        guest_state: Blob,
+    },
+    /// [`ShieldedVms::prepare_resume`].
+    PrepareResume {
+        /// The protector that was sent to the KPS.
+        ingress_protector: Blob,
+        /// The KPS's answer, whole.
+        answer: Blob,
+        /// The package of the migration.
+        package: Blob,
+    },
+    /// [`ShieldedVms::start`].
+    Start {
+        /// The VM.
+        vm: VmId,
+        /// Its name, for messages.
+        name: VmName,
+        /// Its disk.
+        disk: PathBuf,
+    },
+    /// [`ShieldedVms::save`].
+    Save {
+        /// The VM.
+        vm: VmId,
+        /// The attempt to move it.
+        migration: MigrationId,
+    },
+    /// [`ShieldedVms::power_off`].
+    PowerOff {
+        /// The VM.
+        vm: VmId,
+    },
+    /// [`ShieldedVms::forget`].
+    Forget {
+        /// The VM.
+        vm: VmId,
+    },
+    /// [`ShieldedVms::prove`].
+    Prove {
+        /// The VM.
+        vm: VmId,
+        /// The owner's challenge.
+        challenge: Blob,
+    },
+    /// [`ShieldedVms::list`].
+    List,
+}
+
+/// The store's reply.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VmReply {
+    /// Write this, commit it, then ask for the start.
+    Prepared {
+        /// The VM.
+        vm: VmId,
+        /// Number of the new generation.
+        generation: u64,
+        /// The egress protector.
+        protector: Blob,
+        /// The state under the egress key.
+        guest_state: Blob,
+    },
+    /// The guest runs.
+    Started {
+        /// What it tells of itself.
+        guest: GuestReport,
+    },
+    /// The VM is suspended; this is its package.
+    Saved {
+        /// Encrypted under a key derived from the VM's transport key.
+        package: Blob,
+    },
+    /// The VM is off; this is its state.
+    Off {
+        /// Sealed under the VM's current transport key.
+        guest_state: Blob,
+    },
+    /// No key of the VM is here any more.
+    Forgotten {
+        /// Whether there was one.
+        was_here: bool,
+    },
+    /// The guest's answer to its owner.
+    Proof {
+        /// What the guest computed from its secret.
+        proof: Blob,
+        /// What it tells of itself.
+        guest: GuestReport,
+    },
+    /// The VMs whose keys are here.
+    List {
+        /// Each with where it stands.
+        vms: Vec<(VmId, VmPhase)>,
+    },
+    /// Refused.
+    Refused {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+impl ShieldedVms {
+    /// Answers one request. `vsm_key` is the private half of the key in the health certificate.
+    pub fn answer(&mut self, request: VmRequest, vsm_key: &RsaPrivateKey, rng: &mut dyn Random) -> VmReply {
+        self.decide(request, vsm_key, rng)
+            .unwrap_or_else(|e| VmReply::Refused { reason: e.to_string() })
+    }
+
+    fn decide(
+        &mut self,
+        request: VmRequest,
+        vsm_key: &RsaPrivateKey,
+        rng: &mut dyn Random,
+    ) -> Result<VmReply, ShieldedError> {
+        Ok(match request {
+            VmRequest::PreparePowerOn {
+                ingress_protector,
+                answer,
+                guest_state,
+            } => prepared(self.prepare_power_on(vsm_key, &ingress_protector.0, &answer.0, &guest_state.0, rng)?),
+            VmRequest::PrepareResume {
+                ingress_protector,
+                answer,
+                package,
+            } => prepared(self.prepare_resume(vsm_key, &ingress_protector.0, &answer.0, &package.0, rng)?),
+            VmRequest::Start { vm, name, disk } => VmReply::Started {
+                guest: self.start(vm, &name, &disk, rng)?,
+            },
+            VmRequest::Save { vm, migration } => VmReply::Saved {
+                package: Blob(self.save(vm, migration, rng)?),
+            },
+            VmRequest::PowerOff { vm } => VmReply::Off {
+                guest_state: Blob(self.power_off(vm, rng)?),
+            },
+            VmRequest::Forget { vm } => VmReply::Forgotten {
+                was_here: self.forget(vm)?,
+            },
+            VmRequest::Prove { vm, challenge } => {
+                let (proof, guest) = self.prove(vm, &challenge.0)?;
+                VmReply::Proof {
+                    proof: Blob(proof.to_vec()),
+                    guest,
+                }
+            }
+            VmRequest::List => VmReply::List { vms: self.list() },
+        })
+    }
+}
+
+fn prepared(prepared: Prepared) -> VmReply {
+    VmReply::Prepared {
+        vm: prepared.vm,
+        generation: prepared.generation,
+        protector: Blob(prepared.protector),
+        guest_state: Blob(prepared.guest_state),
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Blob, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Blob).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_their_encoding_and_unknown_ones_are_refused() {
+        let request = VmRequest::PreparePowerOn {
+            ingress_protector: Blob(vec![1]),
+            answer: Blob(vec![2; 3]),
+            guest_state: Blob(Vec::new()),
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(text.starts_with("{\"ask\":\"prepare-power-on\""), "{text}");
+        assert_eq!(serde_json::from_str::<VmRequest>(&text).unwrap(), request);
+        assert!(serde_json::from_str::<VmRequest>("{\"ask\":\"export-keys\"}").is_err());
+        assert!(!format!("{request:?}").contains("AgIC"));
+    }
+}
