@@ -50,10 +50,7 @@ enum Phase {
         vtpm: VtpmState,
         memory: Option<Zeroizing<Vec<u8>>>,
     },
-    Running {
-        vtpm: Vtpm,
-        guest: Guest,
-    },
+    Running(Box<(Vtpm, Guest)>),
     /// Packed for a migration whose outcome is not known yet.
     Suspended {
         vtpm: VtpmState,
@@ -239,10 +236,10 @@ impl ShieldedVms {
                 commit_point("migration:resumed");
                 (vtpm, guest)
             }
-            Phase::Running { .. } => return Err(phase_error(id, vm, "stop")),
+            Phase::Running(_) => return Err(phase_error(id, vm, "stop")),
         };
         let report = guest.report();
-        vm.phase = Phase::Running { vtpm, guest };
+        vm.phase = Phase::Running(Box::new((vtpm, guest)));
         Ok(report)
     }
 
@@ -288,7 +285,7 @@ impl ShieldedVms {
     /// Drops every key of the VM. Refused while its guest runs. Answers whether there was one.
     pub fn forget(&mut self, id: VmId) -> Result<bool, ShieldedError> {
         match self.vms.get(&id) {
-            Some(vm) if matches!(vm.phase, Phase::Running { .. }) => Err(phase_error(id, vm, "stop or migrate")),
+            Some(vm) if matches!(vm.phase, Phase::Running(_)) => Err(phase_error(id, vm, "stop or migrate")),
             _ => Ok(self.vms.remove(&id).is_some()),
         }
     }
@@ -297,7 +294,7 @@ impl ShieldedVms {
     pub fn prove(&self, id: VmId, challenge: &[u8]) -> Result<([u8; 32], GuestReport), ShieldedError> {
         let vm = self.vms.get(&id).ok_or(ShieldedError::NotHere(id))?;
         match &vm.phase {
-            Phase::Running { guest, .. } => Ok((guest.prove(challenge), guest.report())),
+            Phase::Running(running) => Ok((running.1.prove(challenge), running.1.report())),
             _ => Err(phase_error(id, vm, "start")),
         }
     }
@@ -314,8 +311,8 @@ impl ShieldedVms {
             Some(Vm {
                 key,
                 generation,
-                phase: Phase::Running { vtpm, guest },
-            }) => Ok((key, generation, vtpm, guest)),
+                phase: Phase::Running(running),
+            }) => Ok((key, generation, running.0, running.1)),
             Some(vm) => {
                 let error = phase_error(id, &vm, "start");
                 self.vms.insert(id, vm);
@@ -341,7 +338,7 @@ impl Vm {
     fn phase(&self) -> VmPhase {
         match self.phase {
             Phase::Prepared { .. } => VmPhase::Prepared,
-            Phase::Running { .. } => VmPhase::Running,
+            Phase::Running(_) => VmPhase::Running,
             Phase::Suspended { .. } => VmPhase::Suspended,
         }
     }
