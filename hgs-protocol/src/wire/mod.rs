@@ -7,7 +7,9 @@
 
 pub mod boot_log;
 mod cursor;
+pub mod hgsa;
 pub mod kps;
+pub mod rtpm;
 pub mod sipa;
 pub mod uefi;
 pub mod vsm;
