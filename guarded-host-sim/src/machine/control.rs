@@ -1,0 +1,109 @@
+//! The machine's control socket: the lab's hand on power button and dials. JSON lines.
+//!
+//! It lies in the machine's own directory (mode 0700), away from the agent's. Under one user that
+//! is a separation by convention; decisions of attack tests act as the agent, who is not told it.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    sync::mpsc,
+    thread,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::dials::Dials;
+
+/// What the lab may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Control {
+    /// How the machine is.
+    Status,
+    /// Power cycle, with new dials if given.
+    Reboot {
+        /// The dials from now on; absent keeps them.
+        #[serde(default)]
+        dials: Option<Box<Dials>>,
+    },
+    /// Orderly end of the host.
+    Stop,
+}
+
+/// The machine's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlReply {
+    /// False when the request could not be fulfilled.
+    pub ok: bool,
+    /// For people.
+    pub message: String,
+    /// Where the agent answers, while the host is up.
+    pub agent: Option<String>,
+    /// Boots so far.
+    pub boots: u64,
+    /// The dials in force.
+    pub dials: Option<Box<Dials>>,
+}
+
+/// A request with the place for its answer.
+pub(super) type Order = (Control, mpsc::Sender<ControlReply>);
+
+/// Listens on `path` and hands each request to `orders`.
+pub(super) fn listen(path: &Path, orders: mpsc::Sender<Order>) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let orders = orders.clone();
+            thread::spawn(move || converse(stream, &orders));
+        }
+    });
+    Ok(())
+}
+
+/// Asks the machine behind the control socket at `path`.
+pub fn ask(path: &Path, control: &Control) -> io::Result<ControlReply> {
+    let mut stream = UnixStream::connect(path)?;
+    let mut line = serde_json::to_string(control)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    if answer.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_str(&answer)?)
+}
+
+fn converse(stream: UnixStream, orders: &mpsc::Sender<Order>) {
+    let Ok(mut writer) = stream.try_clone() else { return };
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let reply = match serde_json::from_str(&line) {
+            Ok(control) => {
+                let (place, answer) = mpsc::channel();
+                let sent = orders.send((control, place)).is_ok();
+                match answer.recv() {
+                    Ok(reply) if sent => reply,
+                    _ => return,
+                }
+            }
+            Err(error) => ControlReply {
+                ok: false,
+                message: format!("not a control request: {error}"),
+                agent: None,
+                boots: 0,
+                dials: None,
+            },
+        };
+        let text = serde_json::to_string(&reply).unwrap_or_default();
+        if writeln!(writer, "{text}").is_err() {
+            return;
+        }
+    }
+}

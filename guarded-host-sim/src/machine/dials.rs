@@ -1,0 +1,102 @@
+//! What a lab can set on a machine before it boots: each dial ends in an event of the boot log,
+//! and thus in a PCR. Nothing else distinguishes two machines of the same model.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+/// The configuration of a machine; the default is a host that passes every policy whose baseline
+/// is registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dials {
+    /// UEFI Secure Boot is on.
+    pub secure_boot: bool,
+    /// Who signed the boot manager, as PCR 7 records it: `Microsoft` or a name of one's own.
+    pub boot_authority: String,
+    /// Kernel debugging is on.
+    pub uefi_debug: bool,
+    /// Boot debugging is on.
+    pub boot_debugging: bool,
+    /// Hypervisor debugging is on.
+    pub hypervisor_debug: bool,
+    /// Test-signed code is accepted.
+    pub test_signing: bool,
+    /// Virtual secure mode runs. Without it there is no VBS store.
+    pub vsm: bool,
+    /// The hypervisor enforces code integrity.
+    pub hvci: bool,
+    /// The code-integrity policy in force, if any (base64).
+    #[serde(serialize_with = "write_base64", deserialize_with = "read_base64")]
+    pub ci_policy: Option<Vec<u8>>,
+    /// VBS requires DMA protection.
+    pub iommu: bool,
+    /// BitLocker protects the system volume and the TPM unlocked it.
+    pub bitlocker: bool,
+    /// The page file is encrypted.
+    pub pagefile_encryption: bool,
+    /// Hibernation is off.
+    pub hibernation_disabled: bool,
+    /// Memory dumps are off.
+    pub dumps_disabled: bool,
+    /// Memory dumps are encrypted.
+    pub dump_encryption: bool,
+    /// Public key to which dumps are encrypted, if any (base64).
+    #[serde(serialize_with = "write_base64", deserialize_with = "read_base64")]
+    pub dump_encryption_key: Option<Vec<u8>>,
+    /// A full start, not a resume from hibernation.
+    pub full_boot: bool,
+}
+
+impl Default for Dials {
+    fn default() -> Dials {
+        Dials {
+            secure_boot: true,
+            boot_authority: "Microsoft".to_owned(),
+            uefi_debug: false,
+            boot_debugging: false,
+            hypervisor_debug: false,
+            test_signing: false,
+            vsm: true,
+            hvci: true,
+            ci_policy: Some(DEFAULT_CI_POLICY.to_vec()),
+            iommu: true,
+            bitlocker: true,
+            pagefile_encryption: true,
+            hibernation_disabled: true,
+            dumps_disabled: true,
+            dump_encryption: false,
+            dump_encryption_key: None,
+            full_boot: true,
+        }
+    }
+}
+
+fn write_base64<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+    bytes.as_ref().map(|b| BASE64_STANDARD.encode(b)).serialize(to)
+}
+
+fn read_base64<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
+    let decode = |text: String| BASE64_STANDARD.decode(text).map_err(D::Error::custom);
+    Option::<String>::deserialize(from)?.map(decode).transpose()
+}
+
+/// Stands for the policy that a lab's hosts share until it sets another.
+const DEFAULT_CI_POLICY: &[u8] = b"simulated code-integrity policy of the lab, version 1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dials_are_written_and_read_and_unknown_ones_refused() {
+        let dials = Dials {
+            secure_boot: false,
+            dump_encryption_key: Some(vec![1, 2]),
+            ..Dials::default()
+        };
+        let json = serde_json::to_string(&dials).unwrap();
+        assert_eq!(serde_json::from_str::<Dials>(&json).unwrap(), dials);
+        assert_eq!(serde_json::from_str::<Dials>("{}").unwrap(), Dials::default());
+        assert!(serde_json::from_str::<Dials>(r#"{"secure_boat":true}"#).is_err());
+    }
+}

@@ -1,0 +1,330 @@
+//! One host: the process that owns the TPM with its power button, is firmware and boot loader, and
+//! starts the VBS store and the agent.
+//!
+//! Boot order (the store's root key hangs on it): reset, measure the configuration, let the store
+//! unseal, measure counter and VSM keys, cap; only then does the agent get a TPM socket.
+
+pub mod boot;
+pub mod control;
+pub mod dials;
+pub mod relay;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use self::{
+    boot::Boot,
+    control::{Control, ControlReply, Order},
+    dials::Dials,
+    relay::{Gate, SharedTpm},
+};
+use crate::{
+    child::{Child, Input, Output, Plan},
+    store::StoreReport,
+    swtpm::{Swtpm, TpmMaker, make_private_dir, short_private_dir},
+};
+
+/// One simulated host.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MachineArgs {
+    /// The host's name.
+    #[arg(long)]
+    pub name: String,
+    /// The host's directory: TPM, store, agent, control socket `machine.sock`.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Directory of the lab's TPM maker; needed when the host has no TPM yet.
+    #[arg(long)]
+    pub maker: Option<PathBuf>,
+    /// JSON file of dials; without it the host is a healthy one.
+    #[arg(long)]
+    pub dials: Option<PathBuf>,
+    /// Where the agent's control API listens.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub agent_listen: String,
+    /// What follows `--` is given to the agent.
+    #[arg(last = true)]
+    pub agent: Vec<String>,
+}
+
+/// Runs the host until it is stopped (Ok) or something of it dies (an error).
+pub fn run(args: &MachineArgs) -> anyhow::Result<()> {
+    let dials = match &args.dials {
+        Some(path) => {
+            let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            serde_json::from_slice(&text).with_context(|| format!("{} holds no dials", path.display()))?
+        }
+        None => Dials::default(),
+    };
+    let mut machine = Machine::assemble(args, dials)?;
+    let (sender, orders) = mpsc::channel();
+    control::listen(&machine.dir.join("machine.sock"), sender).context("the machine's control socket")?;
+    let result = machine.live(&orders);
+    let _ = fs::remove_dir_all(&machine.sockets);
+    result
+}
+
+struct Machine {
+    name: String,
+    dir: PathBuf,
+    sockets: PathBuf,
+    agent_listen: String,
+    agent_arguments: Vec<String>,
+    dials: Dials,
+    boots: u64,
+    tpm: SharedTpm,
+    store_gate: Gate,
+    agent_gate: Gate,
+    running: Option<Running>,
+}
+
+/// What runs between two power cycles. The agent ends before the store.
+struct Running {
+    agent: Child,
+    store: Option<Child>,
+    address: String,
+}
+
+impl Machine {
+    fn assemble(args: &MachineArgs, dials: Dials) -> anyhow::Result<Machine> {
+        make_private_dir(&args.dir)?;
+        let dir = args.dir.canonicalize()?;
+        let state = dir.join("tpm");
+        if !state.join("ek-rsa2048.crt").exists() {
+            let maker = args
+                .maker
+                .as_deref()
+                .context("this host has no TPM yet: give --maker, the directory of the lab's TPM maker")?;
+            make_private_dir(maker)?;
+            TpmMaker::open(&maker.canonicalize()?)?.manufacture(&args.name, &state, None)?;
+        }
+        for part in ["store", "agent"] {
+            make_private_dir(&dir.join(part))?;
+        }
+        let boots = fs::read_to_string(dir.join(BOOTS))
+            .ok()
+            .and_then(|t| t.trim().parse().ok())
+            .unwrap_or(0);
+        let tpm = SharedTpm::new(Swtpm::start(&args.name, &state, None)?);
+        let sockets = short_private_dir()?;
+        let (store_gate, agent_gate) = (Gate::default(), Gate::default());
+        relay::offer(&sockets.join("tpm-store"), tpm.clone(), store_gate.clone())?;
+        relay::offer(&sockets.join("tpm-agent"), tpm.clone(), agent_gate.clone())?;
+        Ok(Machine {
+            name: args.name.clone(),
+            dir,
+            sockets,
+            agent_listen: args.agent_listen.clone(),
+            agent_arguments: args.agent.clone(),
+            dials,
+            boots,
+            tpm,
+            store_gate,
+            agent_gate,
+            running: None,
+        })
+    }
+
+    /// Boots, says that the host is up, then watches its parts and obeys the lab.
+    fn live(&mut self, orders: &mpsc::Receiver<Order>) -> anyhow::Result<()> {
+        self.boot()?;
+        println!("ready {} agent={}", self.name, self.address().unwrap_or_default());
+        loop {
+            match orders.recv_timeout(WATCH) {
+                Ok((Control::Status, place)) => {
+                    let _ = place.send(self.reply("up"));
+                }
+                Ok((Control::Reboot { dials }, place)) => {
+                    if let Some(dials) = dials {
+                        self.dials = *dials;
+                    }
+                    if let Err(error) = self.boot() {
+                        let mut reply = self.reply(&format!("{error:#}"));
+                        reply.ok = false;
+                        let _ = place.send(reply);
+                        return Err(error);
+                    }
+                    let _ = place.send(self.reply("rebooted"));
+                }
+                Ok((Control::Stop, place)) => {
+                    self.power_off()?;
+                    let _ = place.send(self.reply("stopped"));
+                    return Ok(());
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => self.watch()?,
+                Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the control socket of {} is gone", self.name),
+            }
+        }
+    }
+
+    fn boot(&mut self) -> anyhow::Result<()> {
+        self.power_off()?;
+        self.boots += 1;
+        fs::write(self.dir.join(BOOTS), self.boots.to_string()).context("cannot write the boot counter")?;
+        let tpm = self.tpm.clone();
+        let log = {
+            let mut tpm = tpm.lock();
+            tpm.reset(boot::STARTUP_LOCALITY)?;
+            let mut boot = Boot::begin(tpm.channel());
+            boot.measure_configuration(&self.dials)?;
+            boot.pause()
+        };
+        let store = match self.dials.vsm {
+            true => Some(self.start_store()?),
+            false => None,
+        };
+        let keys = store.as_ref().map(|(_, report)| report.keys()).transpose()?;
+        let log = {
+            let mut tpm = tpm.lock();
+            let boot = Boot::resume(log, tpm.channel());
+            boot.finish(self.boots, keys.as_ref().map(|(e, s)| (e, s)))?
+        };
+        let agent_dir = self.dir.join("agent");
+        fs::write(agent_dir.join("boot.log"), log).context("cannot write the boot log")?;
+        let policy = agent_dir.join("SIPolicy.p7b");
+        match &self.dials.ci_policy {
+            Some(bytes) => fs::write(&policy, bytes).context("cannot write the code-integrity policy")?,
+            None => {
+                let _ = fs::remove_file(&policy);
+            }
+        }
+        fs::copy(self.dir.join("tpm/ek-rsa2048.crt"), agent_dir.join("ek.cer")).context("the EK certificate")?;
+        self.agent_gate.open();
+        let (agent, address) = self.start_agent(store.is_some())?;
+        // The next agent of this machine answers at the same place.
+        self.agent_listen = address.clone();
+        self.running = Some(Running {
+            agent,
+            store: store.map(|(child, _)| child),
+            address,
+        });
+        Ok(())
+    }
+
+    fn power_off(&mut self) -> anyhow::Result<()> {
+        self.agent_gate.shut();
+        self.store_gate.shut();
+        if let Some(mut running) = self.running.take() {
+            running.agent.kill()?;
+            if let Some(store) = &mut running.store {
+                store.kill()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_store(&mut self) -> anyhow::Result<(Child, StoreReport)> {
+        self.store_gate.open();
+        let dir = self.dir.join("store");
+        let log = dir.join("store.log");
+        let mut child = Plan::this_program(&dir)?
+            .args(["store", "--name", &self.name])
+            .arg("--dir")
+            .arg(&dir)
+            .arg("--tpm")
+            .arg(self.sockets.join("tpm-store"))
+            .arg("--socket")
+            .arg(self.store_socket())
+            .output(Output::Pipe)
+            .errors(Output::File(log.clone()))
+            .spawn()?;
+        let line = first_line(&mut child)?;
+        let report: StoreReport = serde_json::from_str(&line).map_err(|_| self.store_failure(&log))?;
+        for remark in &report.remarks {
+            eprintln!("{}: {remark}", self.name);
+        }
+        Ok((child, report))
+    }
+
+    /// What the store said last, or that the TPM is gone.
+    fn store_failure(&mut self, log: &Path) -> anyhow::Error {
+        if !self.tpm.lock().is_running() {
+            return anyhow::anyhow!("the TPM of {} does not answer: swtpm has ended", self.name);
+        }
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+        anyhow::anyhow!("the VBS store of {} did not open: {last}", self.name)
+    }
+
+    fn start_agent(&mut self, with_store: bool) -> anyhow::Result<(Child, String)> {
+        let dir = self.dir.join("agent");
+        let log = dir.join("agent.log");
+        let mut plan = Plan::this_program(&dir)?
+            .args(["agent", "--name", &self.name, "--listen", &self.agent_listen])
+            .arg("--dir")
+            .arg(&dir)
+            .arg("--tpm")
+            .arg(self.sockets.join("tpm-agent"));
+        if with_store {
+            plan = plan.arg("--store").arg(self.store_socket());
+        }
+        let mut child = plan
+            .args(&self.agent_arguments)
+            .input(Input::Null)
+            .output(Output::Pipe)
+            .errors(Output::File(log.clone()))
+            .spawn()?;
+        let line = first_line(&mut child)?;
+        match line.trim().strip_prefix("ready ") {
+            Some(address) => Ok((child, address.to_owned())),
+            None => {
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                let last = text.lines().last().unwrap_or("it said nothing").to_owned();
+                bail!("the agent of {} did not start: {last}", self.name)
+            }
+        }
+    }
+
+    fn watch(&mut self) -> anyhow::Result<()> {
+        if !self.tpm.lock().is_running() {
+            bail!("the TPM of {} does not answer: swtpm has ended", self.name);
+        }
+        if let Some(running) = &mut self.running {
+            if let Some(store) = &mut running.store
+                && store.ended()?.is_some()
+            {
+                bail!("the VBS store of {} has ended; the host cannot go on", self.name);
+            }
+            if running.agent.ended()?.is_some() {
+                bail!("the agent of {} has ended; see {}/agent/agent.log", self.name, self.dir.display());
+            }
+        }
+        Ok(())
+    }
+
+    fn store_socket(&self) -> PathBuf {
+        self.sockets.join("store")
+    }
+
+    fn address(&self) -> Option<String> {
+        self.running.as_ref().map(|r| format!("http://{}", r.address))
+    }
+
+    fn reply(&self, message: &str) -> ControlReply {
+        ControlReply {
+            ok: true,
+            message: message.to_owned(),
+            agent: self.address(),
+            boots: self.boots,
+            dials: Some(Box::new(self.dials.clone())),
+        }
+    }
+}
+
+fn first_line(child: &mut Child) -> anyhow::Result<String> {
+    let mut line = String::new();
+    if let Some(output) = child.take_output() {
+        BufReader::new(output).read_line(&mut line)?;
+    }
+    Ok(line)
+}
+
+const BOOTS: &str = "boots";
+const WATCH: Duration = Duration::from_millis(50);

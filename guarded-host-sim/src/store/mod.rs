@@ -1,0 +1,82 @@
+//! The VBS store: the one process of a host that holds VSM keys and, later, a VM's transport keys.
+//!
+//! It stands for what a real host keeps behind the hypervisor; here the wall is a process: not
+//! dumpable, memory locked where the system allows it, started by the machine alone, spoken to
+//! over one narrow socket ([`protocol`]). An administrator of the machine under the simulation can
+//! still look into it; that is what a simulation of VBS by a process means.
+
+mod harden;
+pub mod protocol;
+mod root;
+mod serve;
+mod state;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use hgs_protocol::{crypto::RsaPublicKey, env::OsRandom, wire::vsm};
+pub use root::{RootError, SEALING_PCRS};
+use serde::{Deserialize, Serialize};
+pub use state::{Secrets, StateError, Store};
+
+use crate::tpm_channel::TpmChannel;
+
+/// How the machine starts a store.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StoreArgs {
+    /// The host's name.
+    #[arg(long)]
+    pub name: String,
+    /// The store's own directory.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// The machine's TPM socket for the store.
+    #[arg(long)]
+    pub tpm: PathBuf,
+    /// The socket on which the agent may ask.
+    #[arg(long)]
+    pub socket: PathBuf,
+}
+
+/// What the store tells the machine when it is open: the public keys to measure, and remarks for
+/// the host's log. Holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreReport {
+    /// Public VSM encryption key, `RSA1` blob, hex.
+    pub encryption_key: String,
+    /// Public VSM signing key, `RSA1` blob, hex.
+    pub signing_key: String,
+    /// True when the keys were made in this boot.
+    pub new_keys: bool,
+    /// What an operator should know.
+    pub remarks: Vec<String>,
+}
+
+impl StoreReport {
+    /// The encryption and the signing key.
+    pub fn keys(&self) -> anyhow::Result<(RsaPublicKey, RsaPublicKey)> {
+        let parse = |text: &str| anyhow::Ok(vsm::parse_rsa1(&hex::decode(text)?)?);
+        Ok((parse(&self.encryption_key)?, parse(&self.signing_key)?))
+    }
+}
+
+/// The store's process: opens or founds the state, reports to the machine on standard output,
+/// then answers the agent until it is killed.
+pub fn run(args: &StoreArgs) -> anyhow::Result<()> {
+    let mut remarks = harden::harden();
+    let channel = TpmChannel::connect(&args.tpm, &args.name)?;
+    let opened = Store::open(&args.dir, channel, &mut OsRandom)
+        .with_context(|| format!("the VBS store of {} does not open", args.name))?;
+    remarks.extend(opened.remarks);
+    let store = opened.store;
+    let report = StoreReport {
+        encryption_key: hex::encode(vsm::encode_rsa1(store.secrets().encryption.public())),
+        signing_key: hex::encode(vsm::encode_rsa1(store.secrets().signing.public())),
+        new_keys: opened.new_keys,
+        remarks: remarks.clone(),
+    };
+    // The socket exists before the report, so that whoever has read it can connect.
+    let listener = serve::listen(&args.socket)?;
+    println!("{}", serde_json::to_string(&report)?);
+    serve::serve(&listener, store, &remarks)
+}

@@ -1,0 +1,87 @@
+//! What the agent may ask the VBS store: u32 length (big-endian), then JSON, both ways.
+//!
+//! The agent is an adversary. No reply carries a key in the clear, no request configures the
+//! store, and every request is answered in full before the next one is read.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// A question to the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum StoreRequest {
+    /// The public VSM keys and the store's remarks.
+    Describe,
+}
+
+/// The store's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum StoreReply {
+    /// To [`StoreRequest::Describe`].
+    Description {
+        /// Public VSM encryption key, `RSA1` blob, hex.
+        encryption_key: String,
+        /// Public VSM signing key, `RSA1` blob, hex.
+        signing_key: String,
+        /// What an operator should know.
+        remarks: Vec<String>,
+    },
+    /// The request was refused; the text is for people and holds no secret.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The agent's end of the socket.
+#[derive(Debug)]
+pub struct StoreClient(UnixStream);
+
+impl StoreClient {
+    /// Connects to the store's socket.
+    pub fn connect(path: &Path) -> io::Result<StoreClient> {
+        UnixStream::connect(path).map(StoreClient)
+    }
+
+    /// One question, one answer.
+    pub fn ask(&mut self, request: &StoreRequest) -> io::Result<StoreReply> {
+        write_frame(&mut self.0, request)?;
+        read_frame(&mut self.0)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Writes one message.
+pub(super) fn write_frame<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
+    let json = serde_json::to_vec(message)?;
+    let length = u32::try_from(json.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(&json)
+}
+
+/// Reads one message; `None` when the peer has closed the connection between two.
+pub(super) fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    if stream.read(&mut length[..1])? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut length[1..])?;
+    let length = u32::from_be_bytes(length);
+    if length > MAX_FRAME {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut json = Vec::new();
+    let read = stream.take(u64::from(length)).read_to_end(&mut json)?;
+    if u32::try_from(read) != Ok(length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some(serde_json::from_slice(&json)?))
+}
+
+/// Room for a protector with several wrappings and a VM's state, in base64.
+const MAX_FRAME: u32 = 16 << 20;

@@ -1,0 +1,50 @@
+//! The store's socket: one connection at a time, one request at a time.
+
+use std::{
+    fs, io,
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+};
+
+use anyhow::Context;
+use hgs_protocol::wire::vsm;
+
+use super::{
+    protocol::{StoreReply, StoreRequest, read_frame, write_frame},
+    state::Store,
+};
+
+/// Binds the socket anew.
+pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    if path.exists() {
+        fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+    }
+    UnixListener::bind(path).with_context(|| format!("the VBS store cannot listen on {}", path.display()))
+}
+
+/// Serves until the process is killed.
+pub(super) fn serve(listener: &UnixListener, mut store: Store, remarks: &[String]) -> anyhow::Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        if let Err(error) = converse(&mut stream, &mut store, remarks) {
+            eprintln!("the agent's connection to the VBS store ended: {error}");
+        }
+    }
+}
+
+fn converse(stream: &mut UnixStream, store: &mut Store, remarks: &[String]) -> io::Result<()> {
+    while let Some(request) = read_frame::<StoreRequest>(stream)? {
+        write_frame(stream, &answer(&request, store, remarks))?;
+    }
+    Ok(())
+}
+
+fn answer(request: &StoreRequest, store: &mut Store, remarks: &[String]) -> StoreReply {
+    match request {
+        StoreRequest::Describe => StoreReply::Description {
+            encryption_key: hex::encode(vsm::encode_rsa1(store.secrets().encryption.public())),
+            signing_key: hex::encode(vsm::encode_rsa1(store.secrets().signing.public())),
+            remarks: remarks.to_vec(),
+        },
+    }
+}
