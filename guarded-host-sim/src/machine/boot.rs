@@ -192,9 +192,7 @@ impl<'a> Boot<'a> {
 
     /// One EV_EVENT_TAG with a trust boundary around `tags`, as Windows writes them.
     fn stage(&mut self, pcr: u8, tags: &[Tag]) -> Result<(), ChannelError> {
-        let digest = self
-            .log
-            .tagged(index(pcr), [Tag::container(id::TRUSTBOUNDARY, tags)]);
+        let digest = self.log.tagged(index(pcr), [Tag::container(id::TRUSTBOUNDARY, tags)]);
         self.extend(pcr, &digest)
     }
 

@@ -249,7 +249,11 @@ impl Machine {
             return anyhow::anyhow!("the TPM of {} does not answer: swtpm has ended", self.name);
         }
         let text = fs::read_to_string(log).unwrap_or_default();
-        let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+        let last = text
+            .lines()
+            .rev()
+            .find(|l| !l.trim().is_empty())
+            .unwrap_or("it said nothing");
         anyhow::anyhow!("the VBS store of {} did not open: {last}", self.name)
     }
 
@@ -293,7 +297,11 @@ impl Machine {
                 bail!("the VBS store of {} has ended; the host cannot go on", self.name);
             }
             if running.agent.ended()?.is_some() {
-                bail!("the agent of {} has ended; see {}/agent/agent.log", self.name, self.dir.display());
+                bail!(
+                    "the agent of {} has ended; see {}/agent/agent.log",
+                    self.name,
+                    self.dir.display()
+                );
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ use anyhow::Context;
 use hgs_protocol::{crypto::RsaPublicKey, env::OsRandom, wire::vsm};
 pub use root::{RootError, SEALING_PCRS};
 use serde::{Deserialize, Serialize};
-pub use state::{Secrets, StateError, Store};
+pub use state::{Opened, Secrets, StateError, Store};
 
 use crate::tpm_channel::TpmChannel;
 

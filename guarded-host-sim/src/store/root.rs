@@ -95,12 +95,7 @@ impl StoreTpm {
         }
     }
 
-    fn unseal(
-        &mut self,
-        object: u32,
-        name: &[u8],
-        rng: &mut dyn Random,
-    ) -> Result<Zeroizing<Vec<u8>>, ChannelError> {
+    fn unseal(&mut self, object: u32, name: &[u8], rng: &mut dyn Random) -> Result<Zeroizing<Vec<u8>>, ChannelError> {
         let mut session = self.start(SessionKind::Policy, rng)?;
         let policy = command::policy_pcr(session.handle(), SEALING_PCRS);
         let unseal = command::unseal(object, name);
@@ -118,7 +113,10 @@ impl StoreTpm {
 
     /// Defines the counter anew under an authorisation value of `root`, and increments it once.
     pub(super) fn found_counter(&mut self, root: &Secret32, rng: &mut dyn Random) -> Result<u64, ChannelError> {
-        match self.channel.call_with_empty_password(&command::nv_undefine(COUNTER_INDEX)) {
+        match self
+            .channel
+            .call_with_empty_password(&command::nv_undefine(COUNTER_INDEX))
+        {
             Err(e) if e.refusal() != Some(ResponseCode::HANDLE) => return Err(e),
             _ => {}
         }

@@ -312,47 +312,9 @@ const NEXT: &str = "state.next";
 
 #[cfg(test)]
 mod tests {
-    use hgs_protocol::{env::OsRandom, tpm::command};
+    use hgs_protocol::env::OsRandom;
 
     use super::*;
-    use crate::swtpm::{Swtpm, TpmMaker, available};
-
-    struct Host {
-        dir: tempfile::TempDir,
-        tpm: Swtpm,
-    }
-
-    impl Host {
-        fn new(test: &str) -> Option<Host> {
-            if !available(test) {
-                return None;
-            }
-            let dir = tempfile::tempdir().unwrap();
-            let maker = TpmMaker::open(&dir.path().join("maker")).unwrap();
-            let state = dir.path().join("tpm");
-            maker.manufacture("host01", &state, None).unwrap();
-            let mut tpm = Swtpm::start("host01", &state, None).unwrap();
-            tpm.reset(0).unwrap();
-            Some(Host { dir, tpm })
-        }
-
-        fn store(&self) -> PathBuf {
-            self.dir.path().join("store")
-        }
-
-        /// Power cycle, then a configuration measured into PCR 7.
-        fn boot(&mut self, configuration: u8) {
-            self.tpm.reset(0).unwrap();
-            let extend = command::pcr_extend(7, &[configuration; 32]);
-            self.tpm.channel().call_with_empty_password(&extend).unwrap();
-        }
-
-        fn open(&mut self) -> Result<Opened, StateError> {
-            // swtpm serves one connection at a time, so the store takes the machine's own.
-            let sockets = self.tpm.channel().again().unwrap();
-            Store::open(&self.store(), sockets, &mut OsRandom)
-        }
-    }
 
     #[test]
     fn records_survive_their_encoding() {

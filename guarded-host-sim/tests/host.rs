@@ -1,0 +1,306 @@
+//! The simulated host against a real TPM in software: what the boot log proves, and who can open
+//! the VBS store.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use guarded_host_sim::{
+    machine::{
+        boot::{Boot, STARTUP_LOCALITY},
+        dials::Dials,
+        relay::{Gate, SharedTpm, offer},
+    },
+    store::{Opened, SEALING_PCRS, StateError, Store},
+    swtpm::{Swtpm, SwtpmError, TpmMaker},
+    tpm_channel::TpmChannel,
+};
+use hgs_protocol::{
+    crypto::RsaPublicKey,
+    env::OsRandom,
+    tpm::{
+        EK_HANDLE, PcrSelection, ResponseCode, SRK_HANDLE, command,
+        command::SessionKind,
+        response::{self, Response},
+        session::{CONTINUE_SESSION, SaltedSession},
+    },
+    wire::{
+        boot_log::{Bank, BootLog},
+        sipa::{id, measured_leaves},
+        vsm,
+    },
+};
+
+/// A machine without its processes: TPM, relay, and what a boot does.
+struct Host {
+    dir: tempfile::TempDir,
+    tpm: SharedTpm,
+    gate: Gate,
+}
+
+impl Host {
+    fn new(test: &str) -> Option<Host> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = |name: &str| std::env::split_paths(&path).any(|d| d.join(name).exists());
+        if !found("swtpm") || !found("swtpm_setup") || !found("setpriv") {
+            eprintln!("SKIPPED {test}: swtpm, swtpm_setup or setpriv is not installed");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let maker = TpmMaker::open(&dir.path().join("maker")).unwrap();
+        let state = dir.path().join("tpm");
+        maker.manufacture("host01", &state, None).unwrap();
+        let tpm = SharedTpm::new(Swtpm::start("host01", &state, None).unwrap());
+        let gate = Gate::default();
+        offer(&dir.path().join("tpm.sock"), tpm.clone(), gate.clone()).unwrap();
+        Some(Host { dir, tpm, gate })
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn channel(&self) -> TpmChannel {
+        TpmChannel::connect(&self.dir.path().join("tpm.sock"), "host01").unwrap()
+    }
+
+    /// Power cycle, the configuration, the store, and the end of the boot.
+    fn boot(&self, dials: &Dials) -> Result<(Opened, Vec<u8>), StateError> {
+        self.gate.shut();
+        let log = {
+            let mut tpm = self.tpm.lock();
+            tpm.reset(STARTUP_LOCALITY).unwrap();
+            let mut boot = Boot::begin(tpm.channel());
+            boot.measure_configuration(dials).unwrap();
+            boot.pause()
+        };
+        self.gate.open();
+        let opened = Store::open(&self.store(), self.channel(), &mut OsRandom)?;
+        let secrets = opened.store.secrets();
+        let keys = (secrets.encryption.public(), secrets.signing.public());
+        let mut tpm = self.tpm.lock();
+        let log = Boot::resume(log, tpm.channel()).finish(1, Some(keys)).unwrap();
+        drop(tpm);
+        Ok((opened, log))
+    }
+}
+
+fn key_of(opened: &Opened) -> RsaPublicKey {
+    opened.store.secrets().encryption.public().clone()
+}
+
+fn read_pcrs(channel: &mut TpmChannel, indices: &[u8]) -> Vec<(u8, [u8; 32])> {
+    let selection = PcrSelection::of(indices).unwrap();
+    let answer = channel.call(&command::pcr_read(selection)).unwrap();
+    response::pcr_read(Response::parse(&answer).unwrap().parameters, selection)
+        .unwrap()
+        .values
+}
+
+#[test]
+fn the_boot_log_replays_to_the_pcrs_of_the_tpm() {
+    let Some(host) = Host::new("the_boot_log_replays_to_the_pcrs_of_the_tpm") else {
+        return;
+    };
+    let (opened, log) = host.boot(&Dials::default()).unwrap();
+    let log = BootLog::parse(&log).unwrap();
+    let replayed = log.replay(Bank::Sha256);
+    let mut channel = host.channel();
+    let mut read = read_pcrs(&mut channel, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    read.extend(read_pcrs(&mut channel, &[11, 12, 13, 14]));
+    for (index, value) in read {
+        let of_log = replayed.iter().find(|(i, _)| i.get() == index).unwrap().1;
+        assert_eq!(of_log, &value.to_vec(), "PCR {index}");
+    }
+    let leaves: Vec<_> = log
+        .events()
+        .iter()
+        .filter(|e| e.pcr == 12)
+        .flat_map(|e| measured_leaves(&e.data).unwrap_or_default())
+        .collect();
+    let key = leaves.iter().find(|t| t.id == id::VSM_IDK_INFO).unwrap();
+    assert_eq!(vsm::parse_idk_info(&key.data).unwrap(), key_of(&opened));
+    let unlocked = leaves.iter().position(|t| t.id == id::VBS_HVCI_POLICY).unwrap();
+    let measured = leaves.iter().position(|t| t.id == id::VSM_IDK_INFO).unwrap();
+    assert!(unlocked < measured, "the configuration comes before the keys");
+}
+
+#[test]
+fn the_same_configuration_keeps_the_vsm_keys_and_another_gets_new_ones() {
+    let Some(host) = Host::new("the_same_configuration_keeps_the_vsm_keys_and_another_gets_new_ones") else {
+        return;
+    };
+    let healthy = Dials::default();
+    let (mut first, _) = host.boot(&healthy).unwrap();
+    assert!(first.new_keys);
+    let record = zeroize::Zeroizing::new(b"kept".to_vec());
+    first
+        .store
+        .change(
+            |records| drop(records.insert("vm".to_owned(), record.clone())),
+            &mut OsRandom,
+        )
+        .unwrap();
+    let (second, _) = host.boot(&healthy).unwrap();
+    assert!(!second.new_keys);
+    assert_eq!(key_of(&second), key_of(&first));
+    assert_eq!(second.store.secrets().records.get("vm"), Some(&record));
+
+    let changes: [fn(&mut Dials); 4] = [
+        |d| d.secure_boot = false,
+        |d| d.hvci = false,
+        |d| d.ci_policy = Some(b"another policy".to_vec()),
+        |d| d.boot_authority = "Mallory".to_owned(),
+    ];
+    let mut seen = vec![key_of(&first)];
+    for change in changes {
+        let mut dials = healthy.clone();
+        change(&mut dials);
+        let (other, _) = host.boot(&dials).unwrap();
+        assert!(other.new_keys && other.remarks.iter().any(|r| r.contains("configuration has changed")));
+        assert!(other.store.secrets().records.is_empty());
+        assert!(!seen.contains(&key_of(&other)));
+        seen.push(key_of(&other));
+    }
+}
+
+/// The agent, who has the store's files and any TPM command, tries to unseal by itself.
+fn agent_unseals(store: &Path, channel: &mut TpmChannel) -> Result<Vec<u8>, ResponseCode> {
+    let sealed = fs::read(store.join("root.sealed")).unwrap();
+    let length = usize::from(u16::from_be_bytes([sealed[0], sealed[1]])) + 2;
+    let load = command::load(SRK_HANDLE, &sealed[..length], &sealed[length..]);
+    let loaded = channel.call_with_empty_password(&load).unwrap();
+    let loaded = Response::parse_with_handle(&loaded).unwrap();
+    let (object, name) = (
+        loaded.returned_handle().unwrap(),
+        response::load(loaded.parameters).unwrap(),
+    );
+    let ek = channel.read_public(EK_HANDLE).unwrap();
+    let rng = &mut OsRandom;
+    let (start, pending) = SaltedSession::start_as(SessionKind::Policy, EK_HANDLE, ek.rsa_key().unwrap(), rng).unwrap();
+    let answer = channel.expect_success(&start).unwrap();
+    let mut session = pending.started(&answer).unwrap();
+    channel
+        .call(&command::policy_pcr(session.handle(), SEALING_PCRS))
+        .unwrap();
+    let call = command::unseal(object, &name);
+    let command = session.command(&call, &[], CONTINUE_SESSION, rng).unwrap();
+    let result = match channel.expect_success(&command) {
+        Ok(answer) => Ok(response::unseal(&session.accept(&call, &[], &answer).unwrap())
+            .unwrap()
+            .to_vec()),
+        Err(error) => Err(error.refusal().unwrap()),
+    };
+    channel.call(&command::flush_context(session.handle())).unwrap();
+    channel.call(&command::flush_context(object)).unwrap();
+    result
+}
+
+#[test]
+fn the_agent_cannot_unseal_after_the_boot() {
+    let Some(host) = Host::new("the_agent_cannot_unseal_after_the_boot") else {
+        return;
+    };
+    host.boot(&Dials::default()).unwrap();
+    let refused = agent_unseals(&host.store(), &mut host.channel());
+    assert_eq!(refused, Err(ResponseCode::POLICY_FAIL));
+
+    // The same steps do unseal where the machine lets the store do so; only the time differs.
+    {
+        let mut tpm = host.tpm.lock();
+        tpm.reset(STARTUP_LOCALITY).unwrap();
+        Boot::begin(tpm.channel())
+            .measure_configuration(&Dials::default())
+            .unwrap();
+    }
+    assert_eq!(agent_unseals(&host.store(), &mut host.channel()).unwrap().len(), 32);
+}
+
+#[test]
+fn an_older_copy_of_the_state_is_refused_and_a_pending_one_taken_up() {
+    let Some(host) = Host::new("an_older_copy_of_the_state_is_refused_and_a_pending_one_taken_up") else {
+        return;
+    };
+    let dials = Dials::default();
+    let state = host.store().join("state.sealed");
+    let (mut opened, _) = host.boot(&dials).unwrap();
+    let older = fs::read(&state).unwrap();
+    let value = zeroize::Zeroizing::new(vec![1]);
+    opened
+        .store
+        .change(
+            |records| drop(records.insert("a".to_owned(), value.clone())),
+            &mut OsRandom,
+        )
+        .unwrap();
+    let newest = fs::read(&state).unwrap();
+    drop(opened);
+
+    fs::write(&state, &older).unwrap();
+    let refused = host.boot(&dials).err().unwrap();
+    assert!(matches!(refused, StateError::OlderCopy { .. }), "{refused}");
+
+    // Stopped between increment and rename: the pending file is the newest.
+    fs::write(host.store().join("state.next"), &newest).unwrap();
+    let (opened, _) = host.boot(&dials).unwrap();
+    assert_eq!(opened.store.secrets().records.get("a"), Some(&value));
+    assert!(!host.store().join("state.next").exists());
+    drop(opened);
+
+    // Stopped before the increment: the pending file does not count.
+    fs::write(host.store().join("state.next"), b"half a file").unwrap();
+    let (opened, _) = host.boot(&dials).unwrap();
+    assert_eq!(opened.store.secrets().records.get("a"), Some(&value));
+    drop(opened);
+
+    // Somebody removed the counter: nothing proves the state's age.
+    host.channel()
+        .call_with_empty_password(&command::nv_undefine(0x0150_0001))
+        .unwrap();
+    let refused = host.boot(&dials).err().unwrap();
+    assert!(matches!(refused, StateError::NoCounter { .. }), "{refused}");
+}
+
+#[test]
+fn a_connection_does_not_outlive_a_power_cycle() {
+    let Some(host) = Host::new("a_connection_does_not_outlive_a_power_cycle") else {
+        return;
+    };
+    host.boot(&Dials::default()).unwrap();
+    let mut before = host.channel();
+    before.call(&command::get_random(8)).unwrap();
+    host.boot(&Dials::default()).unwrap();
+    let error = before.call(&command::get_random(8)).unwrap_err();
+    assert_eq!(error.to_string(), "the TPM of host01 does not answer");
+    host.channel().call(&command::get_random(8)).unwrap();
+}
+
+#[test]
+fn a_foreign_tpm_does_not_open_a_copied_store() {
+    let (Some(one), Some(two)) = (Host::new("a_foreign_tpm_does_not_open_a_copied_store"), Host::new("")) else {
+        return;
+    };
+    one.boot(&Dials::default()).unwrap();
+    two.boot(&Dials::default()).unwrap();
+    for name in ["root.sealed", "state.sealed"] {
+        fs::copy(one.store().join(name), two.store().join(name)).unwrap();
+    }
+    let error = two.boot(&Dials::default()).err().unwrap();
+    assert!(error.to_string().contains("damaged or of another TPM"), "{error}");
+}
+
+#[test]
+fn a_host_whose_tpm_was_killed_says_so() {
+    let Some(host) = Host::new("a_host_whose_tpm_was_killed_says_so") else {
+        return;
+    };
+    host.boot(&Dials::default()).unwrap();
+    let id = host.tpm.lock().process_id();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let error = host.channel().call(&command::get_random(8)).unwrap_err();
+    assert_eq!(error.to_string(), "the TPM of host01 does not answer");
+    let error: SwtpmError = host.tpm.lock().reset(0).unwrap_err();
+    assert_eq!(error.to_string(), "the TPM of host01 does not answer");
+}
