@@ -1,3 +1,50 @@
 //! The demonstration: a guarded fabric from set-up to refusal, told one line per step.
+//!
+//! Real processes on loopback: two services of the HGS, four hosts, and the HGS of a thief. A step
+//! passes when its outcome is the expected one; a refusal must be the protocol's own, for its reason.
 
 pub mod narrator;
+mod story;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use self::narrator::Narrator;
+
+/// Options of the demonstration.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct DemoArgs {
+    /// Print one JSON document about all steps, and nothing else, on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Keep everything in this directory, which must be new or empty [default: a temporary one, removed at the end]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Let the hosts speak HTTPS with the services
+    #[arg(long)]
+    pub https: bool,
+}
+
+/// Tells the story. Answers whether every step passed.
+pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
+    let (dir, remove) = match &args.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+            let used = std::fs::read_dir(dir)?.next().is_some();
+            anyhow::ensure!(!used, "the directory {} is not empty: name a new one", dir.display());
+            (dir.canonicalize()?, false)
+        }
+        None => (crate::swtpm::short_private_dir()?, true),
+    };
+    let mut narrator = Narrator::new(args.json);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(story::tell(&mut narrator, &dir, args.https));
+    let good = narrator.finish()?;
+    if remove {
+        let _ = std::fs::remove_dir_all(&dir);
+    } else if !args.json {
+        println!("Everything of this run is in {}.", dir.display());
+    }
+    Ok(good)
+}

@@ -1,3 +1,157 @@
 //! A guarded fabric on loopback: real service and host processes, and the ways to reach them.
+//!
+//! Every process is a child of this one and ends with it, however it ends. Nothing reaches into a
+//! database: registration goes through the administrators' API, everything else through the
+//! protocols.
 
+pub mod hgs;
+pub mod host;
 pub mod service;
+pub mod tls;
+pub mod watch;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, anyhow};
+
+use self::{
+    hgs::Hgs,
+    host::{HostPlan, SimHost},
+    service::Tls,
+    watch::Watch,
+};
+use crate::{swtpm::TpmMaker, vm::volume::Volume};
+
+/// Where a fabric is and what it shares.
+pub struct Fabric {
+    folder: PathBuf,
+    tls: Option<Tls>,
+    /// Watches every process that was started through the fabric.
+    pub watch: Watch,
+}
+
+impl Fabric {
+    /// A fabric below `folder` (absolute), whose services speak HTTPS to the hosts if asked.
+    pub fn new(folder: &Path, https: bool) -> anyhow::Result<Fabric> {
+        let tls = match https {
+            true => Some(tls::issue(&folder.join("tls"), &["hgs.bastion.local", "hgs.elsewhere.local"])?),
+            false => None,
+        };
+        Ok(Fabric {
+            folder: folder.to_path_buf(),
+            tls,
+            watch: Watch::default(),
+        })
+    }
+
+    /// The fabric's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts an HGS whose files are in `folder/name`.
+    pub fn start_hgs(&self, name: &str) -> anyhow::Result<Hgs> {
+        let hgs = Hgs::start(&self.folder.join(name), self.tls.as_ref())?;
+        for service in [&hgs.attestation, &hgs.kps] {
+            self.watch.add(
+                &format!("{} of {name}", service.name),
+                service.process_id(),
+                &service.folder().join("log"),
+            );
+        }
+        Ok(hgs)
+    }
+
+    /// A shared volume in `folder/name`.
+    pub fn volume(&self, name: &str) -> anyhow::Result<(Volume, PathBuf)> {
+        let path = self.folder.join(name);
+        Ok((Volume::open(&path)?, path))
+    }
+
+    /// Starts hosts, all at once, because making a TPM takes a second. Each is attached to an HGS
+    /// and to a volume.
+    pub fn start_hosts(&self, wanted: &[(&str, &Hgs, &Path)]) -> anyhow::Result<BTreeMap<String, SimHost>> {
+        let maker = self.folder.join("tpm-maker");
+        // The maker's own keys are made at the first TPM, which must therefore be the only one.
+        if !maker.join("issuercert.pem").exists() {
+            let first = self.folder.join("first-tpm");
+            TpmMaker::open(&maker)?.manufacture("maker", &first, None)?;
+            fs::remove_dir_all(&first)?;
+        }
+        let started: Vec<anyhow::Result<SimHost>> = thread::scope(|scope| {
+            let threads: Vec<_> = wanted
+                .iter()
+                .map(|(name, hgs, volume)| {
+                    let maker = maker.as_path();
+                    scope.spawn(move || self.start_host(name, hgs, volume, maker, None))
+                })
+                .collect();
+            let join = |t: thread::ScopedJoinHandle<'_, _>| {
+                t.join().unwrap_or_else(|_| Err(anyhow!("the thread that starts a host panicked")))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let mut hosts = BTreeMap::new();
+        for host in started {
+            let host = host?;
+            hosts.insert(host.name.clone(), host);
+        }
+        Ok(hosts)
+    }
+
+    /// Starts one host (again). `crash_at` names the commit point at which its processes end.
+    pub fn restart_host(
+        &self,
+        name: &str,
+        hgs: &Hgs,
+        volume: &Path,
+        crash_at: Option<&str>,
+    ) -> anyhow::Result<SimHost> {
+        let maker = self.folder.join("tpm-maker");
+        self.start_host(name, hgs, volume, &maker, crash_at)
+    }
+
+    fn start_host(
+        &self,
+        name: &str,
+        hgs: &Hgs,
+        volume: &Path,
+        maker: &Path,
+        crash_at: Option<&str>,
+    ) -> anyhow::Result<SimHost> {
+        let folder = self.folder.join("hosts").join(name);
+        let agent = agent_arguments(hgs, volume, self.tls.as_ref());
+        let host = SimHost::start(&HostPlan {
+            name,
+            folder: &folder,
+            maker,
+            agent: &agent,
+            crash_at,
+        })
+        .with_context(|| format!("the host {name}"))?;
+        self.watch.add(&format!("host {name}"), host.process_id(), &folder.join("machine.log"));
+        Ok(host)
+    }
+}
+
+/// What an agent is told: its HGS, as its administrator would configure it, and its volume.
+fn agent_arguments(hgs: &Hgs, volume: &Path, tls: Option<&Tls>) -> Vec<String> {
+    let url = |service: &service::Service| service.tls_url.clone().unwrap_or_else(|| service.url.clone());
+    let mut arguments = vec![
+        "--attestation-url".to_owned(),
+        format!("{}/Attestation", url(&hgs.attestation)),
+        "--kps-url".to_owned(),
+        format!("{}/KeyProtection", url(&hgs.kps)),
+        "--volume".to_owned(),
+        volume.display().to_string(),
+    ];
+    if let Some(tls) = tls {
+        arguments.extend(["--tls-root".to_owned(), tls.root.display().to_string()]);
+    }
+    arguments
+}

@@ -247,7 +247,7 @@ fn last_lines(log: &Path) -> String {
         .join(" | ")
 }
 
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let mut file = fs::OpenOptions::new()
         .create_new(true)

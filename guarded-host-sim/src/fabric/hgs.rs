@@ -1,0 +1,127 @@
+//! One Host Guardian Service: its attestation and key protection processes, and what an
+//! administrator and a client do with them over HTTP.
+
+use std::{path::Path, thread};
+
+use anyhow::{Context, anyhow, bail};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use cms::{cert::CertificateChoices, content_info::ContentInfo, signed_data::SignedData};
+use hgs_protocol::wire::kps::{ErrorMessage, RollTransportKeyRequest, RollTransportKeyResponse, ServiceVersion};
+use serde_json::{Value, json};
+use x509_cert::der::{Decode, Encode};
+
+use super::service::{Service, Tls};
+
+/// A running HGS.
+pub struct Hgs {
+    /// The attestation service.
+    pub attestation: Service,
+    /// The key protection service.
+    pub kps: Service,
+    http: reqwest::Client,
+}
+
+/// The KPS's own error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KpsRefusal {
+    /// `HealthCertificateException`, say.
+    pub code: String,
+    /// The message, which stays generic.
+    pub message: String,
+}
+
+impl Hgs {
+    /// Starts both services with everything below `folder` and waits until they are ready.
+    pub fn start(folder: &Path, tls: Option<&Tls>) -> anyhow::Result<Hgs> {
+        let (attestation, kps) = thread::scope(|scope| {
+            let kps = scope.spawn(|| Service::start("kps", &folder.join("kps"), tls));
+            let attestation = Service::start("attestation", &folder.join("attestation"), tls);
+            (attestation, kps.join())
+        });
+        Ok(Hgs {
+            attestation: attestation?,
+            kps: kps.map_err(|_| anyhow!("the thread that starts the KPS panicked"))??,
+            http: reqwest::Client::new(),
+        })
+    }
+
+    /// Lets the KPS trust the attestation signer, as `Install`ation of HGS does. Gives the number
+    /// of signer certificates that were registered.
+    pub async fn trust_signer(&self) -> anyhow::Result<usize> {
+        let signers = self.signing_certificates().await?;
+        for der in &signers {
+            let body = json!({ "certificate": STANDARD.encode(der) });
+            self.kps.admin_post("attestation-signers", &body).await?;
+        }
+        Ok(signers.len())
+    }
+
+    /// The attestation service's signer certificates, DER, from its public endpoint.
+    pub async fn signing_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let url = format!("{}/Attestation/v2.0/signingCertificates", self.attestation.url);
+        let body = self.http.get(url).send().await?.error_for_status()?.bytes().await?;
+        let der: Vec<u8> = serde_json::from_slice(&body).context("signingCertificates is no array of bytes")?;
+        let content = ContentInfo::from_der(&der)?.content;
+        let signed: SignedData = content.decode_as()?;
+        let certificates = signed.certificates.context("signingCertificates holds none")?;
+        let certificates = certificates.0.iter().map(|choice| match choice {
+            CertificateChoices::Certificate(certificate) => Ok(certificate.to_der()?),
+            CertificateChoices::Other(_) => bail!("signingCertificates holds something else"),
+        });
+        certificates.collect()
+    }
+
+    /// The guardian metadata document of the KPS.
+    pub async fn metadata(&self) -> anyhow::Result<Vec<u8>> {
+        let path = "keyprotection/service/metadata/2014-07/metadata.xml";
+        let url = format!("{}/{path}", self.kps.url);
+        let answer = self.http.get(url).send().await?.error_for_status()?;
+        Ok(answer.bytes().await?.to_vec())
+    }
+
+    /// Sends a RollTransportKeyRequest of the demonstration's own.
+    pub async fn roll(
+        &self,
+        request: &RollTransportKeyRequest,
+    ) -> anyhow::Result<Result<RollTransportKeyResponse, KpsRefusal>> {
+        let url = format!("{}{}", self.kps.url, ServiceVersion::V2.roll_path());
+        let request = self
+            .http
+            .post(url)
+            .header("content-type", "application/xml; charset=utf-8")
+            .body(request.encode());
+        let answer = request.send().await?;
+        let status = answer.status();
+        let body = answer.bytes().await?;
+        if status.is_success() {
+            return Ok(Ok(RollTransportKeyResponse::parse(&body)?));
+        }
+        let error = ErrorMessage::parse(&body).with_context(|| format!("the KPS answered {status} without an Error"))?;
+        Ok(Err(KpsRefusal {
+            code: error.code,
+            message: error.message,
+        }))
+    }
+
+    /// Why the KPS refused last, from its audit: the message on the wire stays generic.
+    pub async fn last_kps_reason(&self) -> anyhow::Result<String> {
+        let rows: Vec<Value> = self.kps.admin_get("audit?limit=10").await?;
+        Ok(rows.iter().find_map(reason).unwrap_or_else(|| "no reason recorded".to_owned()))
+    }
+
+    /// Says which process has ended, if one has.
+    pub fn ended(&mut self) -> Option<String> {
+        self.attestation.ended().or_else(|| self.kps.ended())
+    }
+}
+
+/// The reason in an audit row, wherever its body has it.
+fn reason(row: &Value) -> Option<String> {
+    let body = match row.get("body") {
+        // Bodies are JSON text in the database and may arrive as such.
+        Some(Value::String(text)) => serde_json::from_str(text).ok()?,
+        Some(other) => other.clone(),
+        None => row.clone(),
+    };
+    ["reason", "cause"].iter().find_map(|key| body.get(key)?.as_str().map(str::to_owned))
+}

@@ -1,0 +1,168 @@
+//! One host of a fabric: its `machine` process, the lab's hand on its power button, and its agent
+//! as an administrator of the host uses it.
+
+use std::{
+    fs,
+    io::BufReader,
+    path::{Path, PathBuf},
+    process::ChildStdout,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::service::{beside_this_program, first_line};
+use crate::child::{Child, Output, Plan};
+
+/// How to start a host.
+pub struct HostPlan<'a> {
+    /// The host's name.
+    pub name: &'a str,
+    /// Everything of the host.
+    pub folder: &'a Path,
+    /// The lab's TPM maker.
+    pub maker: &'a Path,
+    /// Arguments of its agent.
+    pub agent: &'a [String],
+    /// The commit point at which its processes end themselves, for tests.
+    pub crash_at: Option<&'a str>,
+}
+
+/// A running host.
+pub struct SimHost {
+    /// Its name.
+    pub name: String,
+    /// Where its agent answers.
+    pub agent_url: String,
+    folder: PathBuf,
+    child: Child,
+    http: reqwest::Client,
+    /// Held open, because a machine must be able to write to its standard output.
+    _output: BufReader<ChildStdout>,
+}
+
+/// The answer of an agent: its value, or its refusal as it stands.
+pub type Answer<T> = Result<T, String>;
+
+/// The body of an agent's refusal.
+#[derive(serde::Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+impl SimHost {
+    /// Starts the host and waits until it has booted.
+    pub fn start(plan: &HostPlan<'_>) -> anyhow::Result<SimHost> {
+        fs::create_dir_all(plan.folder).with_context(|| format!("cannot create {}", plan.folder.display()))?;
+        let log = plan.folder.join("machine.log");
+        let mut start = Plan::new(beside_this_program("guarded-host-sim")?, plan.folder)
+            .args(["machine", "--name", plan.name])
+            .arg("--dir")
+            .arg(plan.folder)
+            .arg("--maker")
+            .arg(plan.maker)
+            .output(Output::Pipe)
+            .errors(Output::File(log.clone()));
+        if let Some(point) = plan.crash_at {
+            start = start.env(crate::commit_point::VARIABLE, point);
+        }
+        let mut child = start.arg("--").args(plan.agent).spawn()?;
+        let output = child.take_output().context("a machine without standard output")?;
+        let (line, output) = first_line(plan.name, output, &log)?;
+        let agent_url = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix("agent="))
+            .with_context(|| format!("{} printed an unexpected first line: {line}", plan.name))?;
+        Ok(SimHost {
+            name: plan.name.to_owned(),
+            agent_url: agent_url.to_owned(),
+            folder: plan.folder.to_path_buf(),
+            child,
+            http: reqwest::Client::builder().timeout(Duration::from_secs(120)).build()?,
+            _output: output,
+        })
+    }
+
+    /// Everything of the host.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The process id of its machine.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Says how the host ended, if it has.
+    pub fn ended(&mut self) -> Option<String> {
+        match self.child.ended() {
+            Ok(None) => None,
+            Ok(Some(status)) => {
+                let log = fs::read_to_string(self.folder.join("machine.log")).unwrap_or_default();
+                let last = log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+                Some(format!("host {} is down ({status}): {last}", self.name))
+            }
+            Err(e) => Some(e.to_string()),
+        }
+    }
+
+    /// Kills the host's machine, and with it everything of the host.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        Ok(())
+    }
+
+    /// A power cycle with the dials given.
+    pub fn reboot(&mut self, dials: crate::machine::dials::Dials) -> anyhow::Result<()> {
+        use crate::machine::control::{Control, ask};
+        let order = Control::Reboot {
+            dials: Some(Box::new(dials)),
+        };
+        let reply = ask(&self.folder.join("machine.sock"), &order)
+            .with_context(|| format!("the machine of {} does not answer", self.name))?;
+        match (reply.ok, reply.agent) {
+            (true, Some(url)) => {
+                self.agent_url = url;
+                Ok(())
+            }
+            _ => bail!("{} did not come up again: {}", self.name, reply.message),
+        }
+    }
+
+    /// What the host's administrator hands to the HGS administrator: EK certificate, boot log, CI policy.
+    pub fn registration(&self) -> anyhow::Result<[Vec<u8>; 3]> {
+        let read = |file: &str| {
+            let path = self.folder.join("agent").join(file);
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        Ok([read("ek.cer")?, read("boot.log")?, read("SIPolicy.p7b")?])
+    }
+
+    /// POST to the agent.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
+        let request = self.http.post(format!("{}/{path}", self.agent_url)).json(body);
+        self.answer(request).await
+    }
+
+    /// GET from the agent.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
+        self.answer(self.http.get(format!("{}/{path}", self.agent_url))).await
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Answer<T>> {
+        let answer = request
+            .send()
+            .await
+            .with_context(|| format!("the agent of {} does not answer", self.name))?;
+        let status = answer.status();
+        let body = answer.bytes().await?;
+        if status.is_success() {
+            return Ok(Ok(serde_json::from_slice(&body)?));
+        }
+        match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => Ok(Err(refusal.error)),
+            Err(_) => bail!("the agent of {} answered {status}: {}", self.name, String::from_utf8_lossy(&body)),
+        }
+    }
+}
