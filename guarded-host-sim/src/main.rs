@@ -1,7 +1,9 @@
 //! Command line of the guarded host simulator: one subcommand per process of a host.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
-use guarded_host_sim::{machine, store};
+use guarded_host_sim::{demo, machine, store};
 
 #[derive(Parser)]
 #[command(version, about = "Guarded hosts, simulated on real TPMs in software")]
@@ -12,6 +14,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Part {
+    /// Runs a whole guarded fabric on loopback and narrates it.
+    Demo(demo::DemoArgs),
     /// Runs one host: TPM, firmware, and the other parts as its children.
     Machine(machine::MachineArgs),
     /// The VBS store of a host. Started by its machine.
@@ -19,9 +23,14 @@ enum Part {
     Store(store::StoreArgs),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().part {
-        Part::Machine(args) => machine::run(&args),
-        Part::Store(args) => store::run(&args),
+        Part::Demo(args) => {
+            let good = demo::run(&args)?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Part::Machine(args) => machine::run(&args)?,
+        Part::Store(args) => store::run(&args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,9 +6,17 @@ use std::{collections::BTreeSet, fs, path::Path};
 const MAY_USE: [(&str, &str, &[&str]); 5] = [
     ("hgs-protocol", "hgs-protocol/Cargo.toml", &[]),
     ("hgs-service", "hgs-protocol/service/Cargo.toml", &["hgs-protocol"]),
-    ("attestation", "attestation/Cargo.toml", &["hgs-protocol", "hgs-service"]),
+    (
+        "attestation",
+        "attestation/Cargo.toml",
+        &["hgs-protocol", "hgs-service"],
+    ),
     ("kps", "kps/Cargo.toml", &["hgs-protocol", "hgs-service"]),
-    ("guarded-host-sim", "guarded-host-sim/Cargo.toml", &["hgs-protocol", "hgs-service"]),
+    (
+        "guarded-host-sim",
+        "guarded-host-sim/Cargo.toml",
+        &["hgs-protocol", "hgs-service"],
+    ),
 ];
 
 /// What the sans-io core must do without.
@@ -38,7 +46,10 @@ fn crates_use_only_what_lies_below_them() {
     let ours: Vec<&str> = MAY_USE.iter().map(|(name, ..)| *name).collect();
     for (name, manifest, allowed) in MAY_USE {
         let used = dependencies(manifest);
-        assert!(!used.is_empty(), "{manifest} lists no dependencies: is it read rightly?");
+        assert!(
+            !used.is_empty(),
+            "{manifest} lists no dependencies: is it read rightly?"
+        );
         for other in used.iter().filter(|d| ours.contains(&d.as_str())) {
             assert!(allowed.contains(&other.as_str()), "{name} must not use {other}");
         }

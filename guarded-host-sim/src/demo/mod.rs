@@ -38,7 +38,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
         None => (crate::swtpm::short_private_dir()?, true),
     };
     let mut narrator = Narrator::new(args.json);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(story::tell(&mut narrator, &dir, args.https));
     let good = narrator.finish()?;
     if remove {

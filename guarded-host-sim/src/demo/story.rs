@@ -1,10 +1,6 @@
 //! The story, part by part. What is expected of each step stands beside it.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, future::Future, path::Path};
 
 use anyhow::{Context, anyhow, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -86,36 +82,59 @@ type Hosts = BTreeMap<String, SimHost>;
 
 async fn set_up(n: &mut Narrator, fabric: &Fabric) -> anyhow::Result<(Hgs, Guardian)> {
     let mut started = None;
-    step(n, fabric, "HGS is initialised: attestation and key protection services", Done, async {
-        let hgs = blocking(|| fabric.start_hgs("hgs"))?;
-        let told = format!("attestation at {}, key protection at {}", hgs.attestation.url, hgs.kps.url);
-        started = Some(hgs);
-        Ok(Outcome::Done(told))
-    })
+    step(
+        n,
+        fabric,
+        "HGS is initialised: attestation and key protection services",
+        Done,
+        async {
+            let hgs = blocking(|| fabric.start_hgs("hgs"))?;
+            let told = format!(
+                "attestation at {}, key protection at {}",
+                hgs.attestation.url, hgs.kps.url
+            );
+            started = Some(hgs);
+            Ok(Outcome::Done(told))
+        },
+    )
     .await;
     let hgs = started.context("there is no HGS")?;
-    step(n, fabric, "The key protection service trusts the attestation signer", Done, async {
-        let count = hgs.trust_signer().await?;
-        Ok(Outcome::Done(format!("{count} signer certificate from signingCertificates registered")))
-    })
+    step(
+        n,
+        fabric,
+        "The key protection service trusts the attestation signer",
+        Done,
+        async {
+            let count = hgs.trust_signer().await?;
+            Ok(Outcome::Done(format!(
+                "{count} signer certificate from signingCertificates registered"
+            )))
+        },
+    )
     .await;
     let mut imported = None;
-    step(n, fabric, "The VM owner downloads the guardian metadata and compares thumbprints", Done, async {
-        let guardian = Owner::import_guardian(&hgs.metadata().await?, "HGS")?;
-        let own: Vec<Value> = hgs.kps.admin_get("certificates").await?;
-        let known = |thumbprint: &str| {
-            own.iter()
-                .any(|c| c.get("thumbprint").and_then(Value::as_str) == Some(thumbprint))
-        };
-        let (signing, encryption) = (&guardian.signing_thumbprint, &guardian.encryption_thumbprint);
-        ensure!(
-            known(signing) && known(encryption),
-            "the thumbprints {signing} and {encryption} are not those that the HGS administrator sees"
-        );
-        let told = format!("signing {signing}, encryption {encryption}");
-        imported = Some(guardian.guardian);
-        Ok(Outcome::Done(told))
-    })
+    step(
+        n,
+        fabric,
+        "The VM owner downloads the guardian metadata and compares thumbprints",
+        Done,
+        async {
+            let guardian = Owner::import_guardian(&hgs.metadata().await?, "HGS")?;
+            let own: Vec<Value> = hgs.kps.admin_get("certificates").await?;
+            let known = |thumbprint: &str| {
+                own.iter()
+                    .any(|c| c.get("thumbprint").and_then(Value::as_str) == Some(thumbprint))
+            };
+            let (signing, encryption) = (&guardian.signing_thumbprint, &guardian.encryption_thumbprint);
+            ensure!(
+                known(signing) && known(encryption),
+                "the thumbprints {signing} and {encryption} are not those that the HGS administrator sees"
+            );
+            let told = format!("signing {signing}, encryption {encryption}");
+            imported = Some(guardian.guardian);
+            Ok(Outcome::Done(told))
+        },
+    )
     .await;
     Ok((hgs, imported.context("there is no guardian to protect a VM with")?))
 }
@@ -149,20 +168,32 @@ async fn hosts(
         let told = hosts
             .values()
             .filter(|h| h.name != THIEF)
-            .map(|h| Ok(format!("{} measured {} bytes of boot log", h.name, h.registration()?[1].len())))
+            .map(|h| {
+                Ok(format!(
+                    "{} measured {} bytes of boot log",
+                    h.name,
+                    h.registration()?[1].len()
+                ))
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         started = Some(hosts);
         Ok(Outcome::Done(told.join(", ")))
     })
     .await;
     let hosts = started.context("there are no hosts")?;
-    step(n, fabric, "The hosts are registered: EK, TPM baseline, CI policy", Done, async {
-        for name in ["host01", "host02", "host03"] {
-            register(hgs, named(&hosts, name)?).await?;
-        }
-        register(thief_hgs, named(&hosts, THIEF)?).await?;
-        Ok(Outcome::Done("host01, host02, host03".to_owned()))
-    })
+    step(
+        n,
+        fabric,
+        "The hosts are registered: EK, TPM baseline, CI policy",
+        Done,
+        async {
+            for name in ["host01", "host02", "host03"] {
+                register(hgs, named(&hosts, name)?).await?;
+            }
+            register(thief_hgs, named(&hosts, THIEF)?).await?;
+            Ok(Outcome::Done("host01, host02, host03".to_owned()))
+        },
+    )
     .await;
     Ok(hosts)
 }
@@ -175,9 +206,13 @@ async fn register(hgs: &Hgs, host: &SimHost) -> anyhow::Result<()> {
 }
 
 async fn attest(n: &mut Narrator, fabric: &Fabric, hosts: &Hosts) {
-    step(n, fabric, "host01 attests over the RTPM exchange and receives its health certificate", Done, async {
-        Ok(attested(named(hosts, "host01")?).await?)
-    })
+    step(
+        n,
+        fabric,
+        "host01 attests over the RTPM exchange and receives its health certificate",
+        Done,
+        async { attested(named(hosts, "host01")?).await },
+    )
     .await;
 }
 
@@ -208,13 +243,21 @@ async fn shield(
     step(n, fabric, name, Done, async {
         let (owner, vm) = blocking(|| {
             let rng: &mut dyn Random = &mut OsRandom;
-            let owner = Owner::new("Contoso payroll", &fabric.folder().join("owner"), Clock::system().now(), rng)?;
+            let owner = Owner::new(
+                "Contoso payroll",
+                &fabric.folder().join("owner"),
+                Clock::system().now(),
+                rng,
+            )?;
             let secret = hex::encode(rng.bytes::<24>());
             let name = VmName::parse("payroll")?;
             let vm = owner.shield(&name, secret.as_bytes(), guardian, volume, "host01", rng)?;
             anyhow::Ok((owner, vm))
         })?;
-        let told = format!("VM {}: vTPM sealed under the transport key, disk under a key in the vTPM", vm.id);
+        let told = format!(
+            "VM {}: vTPM sealed under the transport key, disk under a key in the vTPM",
+            vm.id
+        );
         made = Some((owner, vm));
         Ok(Outcome::Done(told))
     })
@@ -226,44 +269,55 @@ async fn power_on(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts) -> anyhow:
     let before = scene.files()?;
     let host = named(hosts, "host01")?;
     let mut booted = None;
-    step(n, scene.fabric, "host01 powers the VM on: RollTransportKey, keys opened in the VBS store", Done, async {
-        match scene.vm_call::<GuestReport>(host, "power-on", &json!({})).await? {
-            Ok(report) => {
-                let told = format!("boot {} of the disk, boot id {}", report.boots, report.boot_id);
-                booted = Some(report);
-                Ok(Outcome::Done(told))
+    step(
+        n,
+        scene.fabric,
+        "host01 powers the VM on: RollTransportKey, keys opened in the VBS store",
+        Done,
+        async {
+            match scene.vm_call::<GuestReport>(host, "power-on", &json!({})).await? {
+                Ok(report) => {
+                    let told = format!("boot {} of the disk, boot id {}", report.boots, report.boot_id);
+                    booted = Some(report);
+                    Ok(Outcome::Done(told))
+                }
+                Err(refusal) => Ok(Outcome::Refused(refusal)),
             }
-            Err(refusal) => Ok(Outcome::Refused(refusal)),
-        }
-    })
+        },
+    )
     .await;
-    step(n, scene.fabric, "The guest has unlocked its disk and read its secret", Done, async {
-        scene.prove(host).await?;
-        Ok(Outcome::Done("it answers the owner's challenge".to_owned()))
-    })
+    step(
+        n,
+        scene.fabric,
+        "The guest has unlocked its disk and read its secret",
+        Done,
+        async {
+            scene.prove(host).await?;
+            Ok(Outcome::Done("it answers the owner's challenge".to_owned()))
+        },
+    )
     .await;
     let name = "The protector on disk is the egress protector, and the old transport key opens nothing";
     step(n, scene.fabric, name, Done, async {
         let after = scene.files()?;
-        ensure!(before.protector != after.protector, "the protector on disk is still the ingress protector");
-        let opens = |key: &Generation, state: &Generation| {
-            scene.owner.opens(&key.protector, &state.guest_state, &mut OsRandom)
-        };
+        ensure!(
+            before.protector != after.protector,
+            "the protector on disk is still the ingress protector"
+        );
+        let opens =
+            |key: &Generation, state: &Generation| scene.owner.opens(&key.protector, &state.guest_state, &mut OsRandom);
         ensure!(opens(&before, &before)?, "the old key did not even open the old state");
         ensure!(opens(&after, &after)?, "the new key does not open the new state");
         ensure!(!opens(&before, &after)?, "the old key opens the new state");
-        Ok(Outcome::Done("the vTPM's state is sealed under the egress key".to_owned()))
+        Ok(Outcome::Done(
+            "the vTPM's state is sealed under the egress key".to_owned(),
+        ))
     })
     .await;
     booted.context("the VM does not run")
 }
 
-async fn migrate(
-    n: &mut Narrator,
-    scene: &Scene<'_>,
-    hosts: &Hosts,
-    booted: &GuestReport,
-) -> anyhow::Result<()> {
+async fn migrate(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts, booted: &GuestReport) -> anyhow::Result<()> {
     let (source, target) = (named(hosts, "host01")?, named(hosts, "host02")?);
     let mut moved = None;
     let name = "The VM is live-migrated to host02, which attests and obtains the keys itself";
@@ -271,7 +325,11 @@ async fn migrate(
         let ask = json!({ "target": target.name, "address": target.agent_url });
         match scene.vm_call::<Migrated>(source, "migrate", &ask).await? {
             Ok(migrated) => {
-                ensure!(migrated.owner_host == "host02", "the VM belongs to {}", migrated.owner_host);
+                ensure!(
+                    migrated.owner_host == "host02",
+                    "the VM belongs to {}",
+                    migrated.owner_host
+                );
                 let told = format!("the VM belongs to {}", migrated.owner_host);
                 moved = Some(migrated);
                 Ok(Outcome::Done(told))
@@ -281,50 +339,67 @@ async fn migrate(
     })
     .await;
     let moved = moved.context("the VM was not migrated")?;
-    step(n, scene.fabric, "The guest's memory and secret have arrived", Done, async {
-        let guest = scene.prove(target).await?;
-        ensure!(guest.boot_id == booted.boot_id, "the guest on host02 is another boot");
-        ensure!(guest.uptime_ms >= booted.uptime_ms, "the guest's uptime went back");
-        Ok(Outcome::Done(format!("the same boot, up for {} ms, answers the owner's challenge", guest.uptime_ms)))
-    })
+    step(
+        n,
+        scene.fabric,
+        "The guest's memory and secret have arrived",
+        Done,
+        async {
+            let guest = scene.prove(target).await?;
+            ensure!(guest.boot_id == booted.boot_id, "the guest on host02 is another boot");
+            ensure!(guest.uptime_ms >= booted.uptime_ms, "the guest's uptime went back");
+            Ok(Outcome::Done(format!(
+                "the same boot, up for {} ms, answers the owner's challenge",
+                guest.uptime_ms
+            )))
+        },
+    )
     .await;
     step(n, scene.fabric, "host01 has forgotten its keys", Done, async {
         let VmReply::List { vms } = accepted(source.get::<VmReply>("vms").await?)? else {
             return Err(anyhow!("host01 does not list its VMs"));
         };
-        ensure!(moved.source_forgot && vms.is_empty(), "host01 still holds keys of {vms:?}");
+        ensure!(
+            moved.source_forgot && vms.is_empty(),
+            "host01 still holds keys of {vms:?}"
+        );
         Ok(Outcome::Done("its VBS store holds no key of any VM".to_owned()))
     })
     .await;
     let expected = Refused(&["belongs to host02"]);
-    step(n, scene.fabric, "host01 tries to start the VM it gave away", expected, async {
-        outcome(scene.vm_call::<GuestReport>(source, "power-on", &json!({})).await?)
-    })
+    step(
+        n,
+        scene.fabric,
+        "host01 tries to start the VM it gave away",
+        expected,
+        async { outcome(scene.vm_call::<GuestReport>(source, "power-on", &json!({})).await?) },
+    )
     .await;
     Ok(())
 }
 
-async fn refusals(
-    n: &mut Narrator,
-    scene: &Scene<'_>,
-    hosts: &mut Hosts,
-    stolen: &Volume,
-) -> anyhow::Result<()> {
+async fn refusals(n: &mut Narrator, scene: &Scene<'_>, hosts: &mut Hosts, stolen: &Volume) -> anyhow::Result<()> {
     let fabric = scene.fabric;
     step(n, fabric, "host03 attests while it is healthy", Done, async {
         attested(named(hosts, "host03")?).await
     })
     .await;
     let expected = Refused(&["PolicyEvaluationErrorReply", "SecureBootEnabled"]);
-    step(n, fabric, "host03 boots with Secure Boot off and attests", expected, async {
-        let host = hosts.get_mut("host03").context("there is no host03")?;
-        let dials = Dials {
-            secure_boot: false,
-            ..Dials::default()
-        };
-        blocking(|| host.reboot(dials))?;
-        attested(host).await
-    })
+    step(
+        n,
+        fabric,
+        "host03 boots with Secure Boot off and attests",
+        expected,
+        async {
+            let host = hosts.get_mut("host03").context("there is no host03")?;
+            let dials = Dials {
+                secure_boot: false,
+                ..Dials::default()
+            };
+            blocking(|| host.reboot(dials))?;
+            attested(host).await
+        },
+    )
     .await;
 
     // The thief's host is a good host of another fabric; here nobody knows it.
@@ -332,7 +407,10 @@ async fn refusals(
     let expected = Refused(&["UnauthorizedErrorReply"]);
     step(n, fabric, "An unregistered host attests", expected, async {
         let attestation = format!("{}/Attestation", scene.hgs.attestation.url);
-        match thief.post::<Value>("attest", &json!({ "attestation_url": attestation })).await? {
+        match thief
+            .post::<Value>("attest", &json!({ "attestation_url": attestation }))
+            .await?
+        {
             Ok(_) => Ok(Outcome::Done("it received a health certificate".to_owned())),
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         }
@@ -341,25 +419,49 @@ async fn refusals(
 
     let files = scene.files()?;
     let expected = Refused(&["HealthCertificateException"]);
-    step(n, fabric, "A health certificate of an untrusted signer is presented", expected, async {
-        roll(scene.hgs, &files.protector, &untrusted_certificate()?).await
-    })
+    step(
+        n,
+        fabric,
+        "A health certificate of an untrusted signer is presented",
+        expected,
+        async { roll(scene.hgs, &files.protector, &untrusted_certificate()?).await },
+    )
     .await;
 
     let expected = Refused(&["InvalidProtectorException"]);
-    step(n, fabric, "host02 presents a protector with one bit changed", expected, async {
-        let host = named(hosts, "host02")?;
-        let certificate = accepted(host.get::<Value>("health-certificate").await?)?;
-        let certificate = certificate.get("certificate").and_then(Value::as_str).context("no certificate")?;
-        roll(scene.hgs, &one_bit_changed(&files.protector)?, &STANDARD.decode(certificate)?).await
-    })
+    step(
+        n,
+        fabric,
+        "host02 presents a protector with one bit changed",
+        expected,
+        async {
+            let host = named(hosts, "host02")?;
+            let certificate = accepted(host.get::<Value>("health-certificate").await?)?;
+            let certificate = certificate
+                .get("certificate")
+                .and_then(Value::as_str)
+                .context("no certificate")?;
+            roll(
+                scene.hgs,
+                &one_bit_changed(&files.protector)?,
+                &STANDARD.decode(certificate)?,
+            )
+            .await
+        },
+    )
     .await;
 
     let expected = Refused(&["KeyProtectionAccessDeniedException"]);
-    step(n, fabric, "The VM is copied to a foreign fabric and started there", expected, async {
-        blocking(|| copy_vm(scene, stolen))?;
-        outcome(scene.vm_call::<GuestReport>(thief, "power-on", &json!({})).await?)
-    })
+    step(
+        n,
+        fabric,
+        "The VM is copied to a foreign fabric and started there",
+        expected,
+        async {
+            blocking(|| copy_vm(scene, stolen))?;
+            outcome(scene.vm_call::<GuestReport>(thief, "power-on", &json!({})).await?)
+        },
+    )
     .await;
     Ok(())
 }
@@ -374,21 +476,33 @@ async fn expiry(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts) {
         scene.hgs.kps.advance_clock(NINE_HOURS).await?;
         match scene.vm_call::<GuestReport>(host, "power-on", &json!({})).await? {
             Ok(_) => Ok(Outcome::Done("the VM was started".to_owned())),
-            Err(refusal) => Ok(Outcome::Refused(format!("{refusal} ({})", scene.hgs.last_kps_reason().await?))),
+            Err(refusal) => Ok(Outcome::Refused(format!(
+                "{refusal} ({})",
+                scene.hgs.last_kps_reason().await?
+            ))),
         }
     })
     .await;
-    step(n, scene.fabric, "The same at the attestation service: host02 attests again, the VM starts", Done, async {
-        scene.hgs.attestation.advance_clock(NINE_HOURS).await?;
-        let host = named(hosts, "host02")?;
-        match scene.vm_call::<GuestReport>(host, "power-on", &json!({})).await? {
-            Ok(report) => {
-                scene.prove(host).await?;
-                Ok(Outcome::Done(format!("boot {} of the disk; the guest has its secret", report.boots)))
+    step(
+        n,
+        scene.fabric,
+        "The same at the attestation service: host02 attests again, the VM starts",
+        Done,
+        async {
+            scene.hgs.attestation.advance_clock(NINE_HOURS).await?;
+            let host = named(hosts, "host02")?;
+            match scene.vm_call::<GuestReport>(host, "power-on", &json!({})).await? {
+                Ok(report) => {
+                    scene.prove(host).await?;
+                    Ok(Outcome::Done(format!(
+                        "boot {} of the disk; the guest has its secret",
+                        report.boots
+                    )))
+                }
+                Err(refusal) => Ok(Outcome::Refused(refusal)),
             }
-            Err(refusal) => Ok(Outcome::Refused(refusal)),
-        }
-    })
+        },
+    )
     .await;
 }
 
@@ -443,7 +557,7 @@ fn untrusted_certificate() -> anyhow::Result<Vec<u8>> {
     let signer = AttestationSigner::generate(now, rng)?;
     let request = HealthCertificateRequest {
         key: RsaPrivateKey::generate_2048()?.public().clone(),
-        kind: CertificateKind::VsmEncryption,
+        kind: CertificateKind::Encryption,
         mode: AttestationMode::Tpm,
         policies: Vec::new(),
         issued_at: now,
@@ -456,17 +570,26 @@ fn untrusted_certificate() -> anyhow::Result<Vec<u8>> {
 fn one_bit_changed(protector: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut text = protector.to_vec();
     let place = b"<GuardianSignature";
-    let start = text.windows(place.len()).position(|w| w == place).context("no GuardianSignature")?;
+    let start = text
+        .windows(place.len())
+        .position(|w| w == place)
+        .context("no GuardianSignature")?;
     let tail = text.get(start..).unwrap_or_default();
     let value = b"<SignatureValue>";
-    let offset = tail.windows(value.len()).position(|w| w == value).context("no SignatureValue")?;
-    let digit = text.get_mut(start + offset + value.len()).context("an empty SignatureValue")?;
+    let offset = tail
+        .windows(value.len())
+        .position(|w| w == value)
+        .context("no SignatureValue")?;
+    let digit = text
+        .get_mut(start + offset + value.len())
+        .context("an empty SignatureValue")?;
     // Letters of the base64 alphabet pair up so that one bit lies between them.
     *digit = match *digit {
         b'A'..=b'Z' | b'a'..=b'z' if digit.to_ascii_uppercase() % 2 == 1 => *digit + 1,
         b'A'..=b'Z' | b'a'..=b'z' => *digit - 1,
         b'0'..=b'9' => *digit ^ 1,
-        _ => b'A',
+        b'+' => b'/',
+        _ => b'+',
     };
     Ok(text)
 }
@@ -475,7 +598,14 @@ fn one_bit_changed(protector: &[u8]) -> anyhow::Result<Vec<u8>> {
 fn copy_vm(scene: &Scene<'_>, to: &Volume) -> anyhow::Result<()> {
     let folder = scene.volume.vm(&scene.vm.name)?;
     let disk = std::fs::read(folder.disk_path())?;
-    to.create_vm(&scene.vm.name, scene.vm.id, THIEF, &scene.files()?, &disk, &mut OsRandom)?;
+    to.create_vm(
+        &scene.vm.name,
+        scene.vm.id,
+        THIEF,
+        &scene.files()?,
+        &disk,
+        &mut OsRandom,
+    )?;
     Ok(())
 }
 

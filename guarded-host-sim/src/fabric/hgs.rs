@@ -56,6 +56,18 @@ impl Hgs {
         Ok(signers.len())
     }
 
+    /// Registers a host from what its administrator handed over: its EK certificate, and the boot
+    /// log and CI policy of a host of the same model as baselines.
+    pub async fn register_host(&self, name: &str, ek: &[u8], boot_log: &[u8], ci_policy: &[u8]) -> anyhow::Result<()> {
+        let host = json!({ "name": name, "ekCertificate": STANDARD.encode(ek) });
+        self.attestation.admin_post("tpm-hosts", &host).await?;
+        let baseline = json!({ "name": name, "bootLog": STANDARD.encode(boot_log) });
+        self.attestation.admin_post("tpm-baselines", &baseline).await?;
+        let policy = json!({ "name": name, "policy": STANDARD.encode(ci_policy) });
+        self.attestation.admin_post("ci-policies", &policy).await?;
+        Ok(())
+    }
+
     /// The attestation service's signer certificates, DER, from its public endpoint.
     pub async fn signing_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
         let url = format!("{}/Attestation/v2.0/signingCertificates", self.attestation.url);
@@ -96,7 +108,8 @@ impl Hgs {
         if status.is_success() {
             return Ok(Ok(RollTransportKeyResponse::parse(&body)?));
         }
-        let error = ErrorMessage::parse(&body).with_context(|| format!("the KPS answered {status} without an Error"))?;
+        let error =
+            ErrorMessage::parse(&body).with_context(|| format!("the KPS answered {status} without an Error"))?;
         Ok(Err(KpsRefusal {
             code: error.code,
             message: error.message,
@@ -106,7 +119,10 @@ impl Hgs {
     /// Why the KPS refused last, from its audit: the message on the wire stays generic.
     pub async fn last_kps_reason(&self) -> anyhow::Result<String> {
         let rows: Vec<Value> = self.kps.admin_get("audit?limit=10").await?;
-        Ok(rows.iter().find_map(reason).unwrap_or_else(|| "no reason recorded".to_owned()))
+        Ok(rows
+            .iter()
+            .find_map(reason)
+            .unwrap_or_else(|| "no reason recorded".to_owned()))
     }
 
     /// Says which process has ended, if one has.
@@ -123,5 +139,7 @@ fn reason(row: &Value) -> Option<String> {
         Some(other) => other.clone(),
         None => row.clone(),
     };
-    ["reason", "cause"].iter().find_map(|key| body.get(key)?.as_str().map(str::to_owned))
+    ["reason", "cause"]
+        .iter()
+        .find_map(|key| body.get(key)?.as_str().map(str::to_owned))
 }

@@ -100,7 +100,11 @@ impl SimHost {
             Ok(None) => None,
             Ok(Some(status)) => {
                 let log = fs::read_to_string(self.folder.join("machine.log")).unwrap_or_default();
-                let last = log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+                let last = log
+                    .lines()
+                    .rev()
+                    .find(|l| !l.trim().is_empty())
+                    .unwrap_or("it said nothing");
                 Some(format!("host {} is down ({status}): {last}", self.name))
             }
             Err(e) => Some(e.to_string()),
@@ -162,7 +166,11 @@ impl SimHost {
         }
         match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => Ok(Err(refusal.error)),
-            Err(_) => bail!("the agent of {} answered {status}: {}", self.name, String::from_utf8_lossy(&body)),
+            Err(_) => bail!(
+                "the agent of {} answered {status}: {}",
+                self.name,
+                String::from_utf8_lossy(&body)
+            ),
         }
     }
 }

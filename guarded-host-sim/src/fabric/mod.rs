@@ -39,7 +39,10 @@ impl Fabric {
     /// A fabric below `folder` (absolute), whose services speak HTTPS to the hosts if asked.
     pub fn new(folder: &Path, https: bool) -> anyhow::Result<Fabric> {
         let tls = match https {
-            true => Some(tls::issue(&folder.join("tls"), &["hgs.bastion.local", "hgs.elsewhere.local"])?),
+            true => Some(tls::issue(
+                &folder.join("tls"),
+                &["hgs.bastion.local", "hgs.elsewhere.local"],
+            )?),
             false => None,
         };
         Ok(Fabric {
@@ -92,7 +95,8 @@ impl Fabric {
                 })
                 .collect();
             let join = |t: thread::ScopedJoinHandle<'_, _>| {
-                t.join().unwrap_or_else(|_| Err(anyhow!("the thread that starts a host panicked")))
+                t.join()
+                    .unwrap_or_else(|_| Err(anyhow!("the thread that starts a host panicked")))
             };
             threads.into_iter().map(join).collect()
         });
@@ -134,7 +138,8 @@ impl Fabric {
             crash_at,
         })
         .with_context(|| format!("the host {name}"))?;
-        self.watch.add(&format!("host {name}"), host.process_id(), &folder.join("machine.log"));
+        self.watch
+            .add(&format!("host {name}"), host.process_id(), &folder.join("machine.log"));
         Ok(host)
     }
 }

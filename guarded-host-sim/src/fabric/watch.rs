@@ -34,7 +34,11 @@ impl Watch {
         let gone = watched.iter().find(|w| !is_running(w.process))?;
         let log = fs::read_to_string(&gone.log).unwrap_or_default();
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
-        Some(format!("{} has ended: {}", gone.name, last.unwrap_or("it left no message")))
+        Some(format!(
+            "{} has ended: {}",
+            gone.name,
+            last.unwrap_or("it left no message")
+        ))
     }
 
     /// Waits until a process has ended.

@@ -11,12 +11,16 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::vm::request::{VmReply, VmRequest};
+
 /// A question to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum StoreRequest {
     /// The public VSM keys and the store's remarks.
     Describe,
+    /// Something about a VM.
+    Vm(VmRequest),
 }
 
 /// The store's answer.
@@ -32,6 +36,8 @@ pub enum StoreReply {
         /// What an operator should know.
         remarks: Vec<String>,
     },
+    /// To [`StoreRequest::Vm`].
+    Vm(VmReply),
     /// The request was refused; the text is for people and holds no secret.
     Refused {
         /// Why.
