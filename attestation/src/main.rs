@@ -3,6 +3,8 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use hgs_protocol::env::Clock;
+use hgs_service::{lab_clock, settings::ServiceArgs, telemetry};
 
 /// Host attestation of a guarded fabric (MS-HGSA).
 #[derive(Parser)]
@@ -14,18 +16,38 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Explain a boot log (TCG or WBCL): header, banks, replayed PCRs, boot facts.
+    /// Run the service until SIGTERM
+    Serve {
+        #[command(flatten)]
+        service: Box<ServiceArgs>,
+        #[command(flatten)]
+        options: attestation::Options,
+    },
+    /// Explain a boot log (TCG or WBCL): header, banks, replayed PCRs, boot facts
     InspectLog {
-        /// The log.
+        /// The log
         file: PathBuf,
-        /// Print one JSON document.
+        /// Print one JSON document
         #[arg(long)]
         json: bool,
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+#[actix_web::main]
+async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::InspectLog { file, json } => attestation::inspect::run(&file, json),
+        Command::Serve { service, options } => {
+            let settings = service.resolve("attestation")?;
+            telemetry::init(settings.log_format);
+            let clock = Clock::system();
+            if let Some(socket) = &settings.lab_clock {
+                lab_clock::listen(socket, clock.clone())?;
+            }
+            let bound = attestation::start(&settings, &options, clock).await?;
+            println!("{}", bound.ready_line("attestation"));
+            bound.run().await?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -27,7 +27,6 @@ pub struct PcrReadout {
 
 impl PcrReadout {
     /// From values whose response HMACs were verified. None when one of [`ATTESTED_PCRS`] is missing.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the RTPM exchange constructs it"))]
     pub(crate) fn authenticated(values: BTreeMap<u8, [u8; 32]>) -> Option<PcrReadout> {
         let complete = ATTESTED_PCRS.iter().all(|pcr| values.contains_key(pcr));
         complete.then_some(PcrReadout { values })

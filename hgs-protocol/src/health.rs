@@ -734,6 +734,37 @@ pub fn tbs_bytes(der: &[u8]) -> Option<&[u8]> {
         .ok()
 }
 
+/// A certificates-only PKCS#7 SignedData (RFC 5652, version 1), DER: no content, no digests, no
+/// signers. The order is DER's, not the argument's.
+pub fn certificates_only(certificates: &[&[u8]]) -> Result<Vec<u8>, IssueError> {
+    use cms::{
+        cert::CertificateChoices,
+        content_info::{CmsVersion, ContentInfo},
+        signed_data::{CertificateSet, EncapsulatedContentInfo, SignedData, SignerInfos},
+    };
+    let mut set = CertificateSet(Default::default());
+    for der in certificates {
+        let certificate = Certificate::from_der(der).map_err(|_| IssueError::SignerCertificate)?;
+        set.0.insert(CertificateChoices::Certificate(certificate))?;
+    }
+    let signed = SignedData {
+        version: CmsVersion::V1,
+        digest_algorithms: Default::default(),
+        encap_content_info: EncapsulatedContentInfo {
+            econtent_type: oid::PKCS7_DATA,
+            econtent: None,
+        },
+        certificates: Some(set),
+        crls: None,
+        signer_infos: SignerInfos(Default::default()),
+    };
+    let info = ContentInfo {
+        content_type: oid::PKCS7_SIGNED_DATA,
+        content: Any::from_der(&signed.to_der()?)?,
+    };
+    Ok(info.to_der()?)
+}
+
 fn verification(algorithm: ObjectIdentifier) -> Option<&'static signature::RsaParameters> {
     match algorithm {
         oid::SHA256_WITH_RSA => Some(&signature::RSA_PKCS1_2048_8192_SHA256),

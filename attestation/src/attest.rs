@@ -1,0 +1,252 @@
+//! The story of an attestation in TPM mode (MS-HGSA 3.1.5.1.1.3): known endorsement key, the exchange
+//! with its TPM, the boot log, the facts, the policies, the keys, the certificates.
+//!
+//! Decides everything and touches nothing: rows, time and randomness come in as values.
+
+use std::time::Duration;
+
+use hgs_protocol::{
+    env::{Random, UnixTime},
+    health::{
+        AttestationMode, AttestationSigner, CertificateKind, HealthCertificate, HealthCertificateRequest, PolicyVerdict,
+    },
+    wire::{
+        boot_log::BootLog,
+        hgsa::{ProvidedKind, Reply, Request, SessionId},
+    },
+};
+
+use crate::{
+    baseline::{Baselines, Switches},
+    ek::EndorsementKey,
+    facts::BootFacts,
+    policy::{Evaluation, HealthyHost, evaluate},
+    refusal::Refusal,
+    replay::{ReplayedLog, TcgLogError},
+    rtpm::{self, Party, StateKeys, Turn},
+    store::KnownHost,
+};
+
+/// A request in TPM mode, of either version.
+#[derive(Debug)]
+pub struct Ask {
+    /// The attempt.
+    pub session: SessionId,
+    /// Certificates asked for, in order.
+    pub requested: Vec<CertificateKind>,
+    /// The endorsement key, repeated in every request.
+    pub ek: EndorsementKey,
+    /// None at the start; the host's context after it, possibly empty.
+    pub context: Option<Vec<u8>>,
+}
+
+impl Ask {
+    /// From a request at a v1.0 or v2.0 URL. Types of the other version, and other modes', are refused.
+    pub fn from_request(request: Request, v2: bool) -> Result<Ask, Refusal> {
+        let payload = |text: &str| Refusal::Payload(text.to_owned());
+        let ek = |bytes: &[u8]| EndorsementKey::parse(bytes).map_err(|error| Refusal::Payload(error.to_string()));
+        let ask = match (request, v2) {
+            (
+                Request::TpmInitial {
+                    session,
+                    requested,
+                    endorsement_key,
+                },
+                false,
+            ) => Ask {
+                session,
+                requested,
+                ek: ek(&endorsement_key)?,
+                context: None,
+            },
+            (
+                Request::TpmContinue {
+                    session,
+                    requested,
+                    endorsement_key,
+                    context,
+                },
+                false,
+            ) => Ask {
+                session,
+                requested,
+                ek: ek(&endorsement_key)?,
+                context: Some(context),
+            },
+            (
+                Request::Attestation {
+                    session,
+                    requested,
+                    provided,
+                },
+                true,
+            ) => {
+                let item = |wanted: ProvidedKind| {
+                    let mut found = provided.iter().filter(|(kind, _)| *kind == wanted);
+                    match (found.next(), found.next()) {
+                        (_, Some(_)) => Err(payload("ProvidedContent holds one kind twice")),
+                        (found, None) => Ok(found.map(|(_, bytes)| bytes.as_slice())),
+                    }
+                };
+                let certificate = item(ProvidedKind::EndorsementKeyCertificate)?;
+                let ek = match (certificate, item(ProvidedKind::VsmIdentityKey)?) {
+                    (Some(der), _) => {
+                        EndorsementKey::from_certificate(der).map_err(|error| Refusal::Payload(error.to_string()))?
+                    }
+                    (None, Some(bytes)) => ek(bytes)?,
+                    (None, None) => return Err(payload("ProvidedContent has no endorsement key")),
+                };
+                // At v2.0 an empty context starts an exchange; at v1.0 it is answered with an empty one.
+                let context = item(ProvidedKind::RtpmContext)?.filter(|context| !context.is_empty());
+                Ask {
+                    session,
+                    requested,
+                    ek,
+                    context: context.map(<[u8]>::to_vec),
+                }
+            }
+            _ => return Err(payload("the request's type does not fit the URL")),
+        };
+        if ask.requested.contains(&CertificateKind::Authority) {
+            return Err(payload("certificates of result type 3 are not issued here"));
+        }
+        Ok(ask)
+    }
+}
+
+/// What the service knows when it decides.
+pub struct Knowledge<'a> {
+    /// The host with the request's endorsement key.
+    pub host: Option<&'a KnownHost>,
+    /// What hosts are held against.
+    pub baselines: &'a Baselines,
+    /// Which policies are off.
+    pub switches: &'a Switches,
+    /// Keys of the sealed states.
+    pub state_keys: &'a StateKeys,
+    /// Signs health certificates.
+    pub signer: &'a AttestationSigner,
+    /// How long they live.
+    pub lifetime: Duration,
+    /// The lab's time.
+    pub now: UnixTime,
+    /// The clock for the age of states, which no lab moves.
+    pub unshifted: UnixTime,
+}
+
+/// What was decided, and what is to be recorded of it.
+pub struct Decision {
+    /// The reply, or the refusal.
+    pub outcome: Result<Reply, Refusal>,
+    /// Set when an exchange came to its end: it may be decided once only.
+    pub exchange: Option<[u8; 16]>,
+    /// All verdicts, when it came to policies.
+    pub evaluation: Option<Evaluation>,
+    /// Serial numbers of the certificates issued, hex.
+    pub serials: Vec<String>,
+}
+
+impl Decision {
+    fn of(outcome: Result<Reply, Refusal>) -> Decision {
+        Decision {
+            outcome,
+            exchange: None,
+            evaluation: None,
+            serials: Vec::new(),
+        }
+    }
+
+    /// True for a step of an exchange that goes on: nothing was decided.
+    pub fn goes_on(&self) -> bool {
+        matches!(self.outcome, Ok(Reply::TpmContinue { .. }))
+    }
+}
+
+/// Takes one request one step further.
+pub fn attest_tpm(ask: &Ask, known: &Knowledge<'_>, rng: &mut dyn Random) -> Decision {
+    if known.host.is_none() {
+        return Decision::of(Err(Refusal::Unauthorized));
+    }
+    let party = Party {
+        session: ask.session,
+        ek: &ask.ek,
+    };
+    let turn = match &ask.context {
+        None => rtpm::begin(party, known.state_keys, known.unshifted, rng).map(Turn::Ask),
+        Some(empty) if empty.is_empty() => {
+            return Decision::of(Ok(Reply::TpmContinue { context: Vec::new() }));
+        }
+        Some(context) => rtpm::resume(context, party, known.state_keys, known.unshifted, rng),
+    };
+    let finished = match turn {
+        Ok(Turn::Ask(context)) => {
+            return Decision::of(Ok(Reply::TpmContinue {
+                context: context.encode(),
+            }));
+        }
+        Ok(Turn::Done(finished)) => finished,
+        Err(error) => return Decision::of(Err(error.into())),
+    };
+    let mut decision = Decision::of(Err(Refusal::Replayed));
+    decision.exchange = Some(finished.exchange);
+    decision.outcome = conclude(ask, known, &finished, &mut decision, rng);
+    decision
+}
+
+/// From authenticated PCR values to certificates.
+fn conclude(
+    ask: &Ask,
+    known: &Knowledge<'_>,
+    finished: &rtpm::Finished,
+    decision: &mut Decision,
+    rng: &mut dyn Random,
+) -> Result<Reply, Refusal> {
+    let log = BootLog::parse(&finished.log).map_err(TcgLogError::from)?;
+    let replayed = ReplayedLog::replay(&log, &finished.readout)?;
+    let evaluation = evaluate(BootFacts::read(&replayed), known.baselines, known.switches);
+    decision.evaluation = Some(evaluation.clone());
+    let host = evaluation
+        .into_healthy()
+        .map_err(|evaluation| Refusal::PolicyEvaluation(Box::new(evaluation)))?;
+    let mut content = Vec::new();
+    for kind in &ask.requested {
+        let der = certify(*kind, &host, known, rng)?;
+        let serial = HealthCertificate::parse(&der).map_err(|error| Refusal::Other(error.to_string()))?;
+        decision.serials.push(serial.serial());
+        content.push((*kind, der));
+    }
+    Ok(Reply::HealthCertificate { content })
+}
+
+/// A certificate for a key that was measured, never for one that the request brought.
+fn certify(
+    kind: CertificateKind,
+    host: &HealthyHost,
+    known: &Knowledge<'_>,
+    rng: &mut dyn Random,
+) -> Result<Vec<u8>, Refusal> {
+    let key = match kind {
+        CertificateKind::Encryption => host.encryption_key()?,
+        CertificateKind::Signing => host.signing_key()?,
+        CertificateKind::Authority => return Err(Refusal::Payload("result type 3 is off".to_owned())),
+    };
+    // A disabled policy was not asked for; listing it as failed would void the certificate.
+    let asked = host.verdicts().iter().filter(|evaluated| evaluated.enabled);
+    let request = HealthCertificateRequest {
+        key,
+        kind,
+        mode: AttestationMode::Tpm,
+        policies: asked
+            .map(|evaluated| PolicyVerdict {
+                id: evaluated.policy.id.0,
+                passed: evaluated.verdict.passed(),
+            })
+            .collect(),
+        issued_at: known.now,
+        lifetime: known.lifetime,
+    };
+    known
+        .signer
+        .issue(&request, rng)
+        .map_err(|error| Refusal::Other(error.to_string()))
+}
