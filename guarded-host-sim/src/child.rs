@@ -267,12 +267,13 @@ fn spawn_from_lasting_thread(command: Command) -> io::Result<std::process::Child
     answer.recv().map_err(|_| gone())?
 }
 
-const PASSED_ON: [&str; 9] = [
+const PASSED_ON: [&str; 10] = [
     "PATH",
     "HOME",
     "LANG",
     "TMPDIR",
     "TERM",
+    "HGS_LOG",
     "RUST_LOG",
     "RUST_BACKTRACE",
     "LD_LIBRARY_PATH",

@@ -1,7 +1,9 @@
 //! Guarded hosts, simulated on real parts: TPMs (swtpm), boot logs, a VBS store and an agent in
 //! processes of their own, and the virtual machines that run on them.
 
+pub mod agent;
 pub mod child;
+pub mod client;
 pub mod commit_point;
 pub mod demo;
 pub mod fabric;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use guarded_host_sim::{demo, machine, store};
+use guarded_host_sim::{agent, demo, machine, store};
 
 #[derive(Parser)]
 #[command(version, about = "Guarded hosts, simulated on real TPMs in software")]
@@ -18,6 +18,9 @@ enum Part {
     Demo(demo::DemoArgs),
     /// Runs one host: TPM, firmware, and the other parts as its children.
     Machine(machine::MachineArgs),
+    /// The agent of a host. Started by its machine.
+    #[command(hide = true)]
+    Agent(agent::AgentArgs),
     /// The VBS store of a host. Started by its machine.
     #[command(hide = true)]
     Store(store::StoreArgs),
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Part::Machine(args) => machine::run(&args)?,
+        Part::Agent(args) => agent::run(args)?,
         Part::Store(args) => store::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

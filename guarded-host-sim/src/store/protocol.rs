@@ -15,7 +15,7 @@ use crate::vm::request::{VmReply, VmRequest};
 
 /// A question to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "request", content = "about", rename_all = "snake_case", deny_unknown_fields)]
 pub enum StoreRequest {
     /// The public VSM keys and the store's remarks.
     Describe,
@@ -25,7 +25,7 @@ pub enum StoreRequest {
 
 /// The store's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
+#[serde(tag = "kind", content = "reply", rename_all = "snake_case")]
 pub enum StoreReply {
     /// To [`StoreRequest::Describe`].
     Description {
@@ -91,3 +91,31 @@ pub(super) fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Re
 
 /// Room for a protector with several wrappings and a VM's state, in base64.
 const MAX_FRAME: u32 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::request::Blob;
+
+    #[test]
+    fn messages_arrive_as_they_were_sent() {
+        let (mut one, mut two) = UnixStream::pair().unwrap();
+        let description = StoreReply::Description {
+            encryption_key: "00".to_owned(),
+            signing_key: "01".to_owned(),
+            remarks: vec!["new".to_owned()],
+        };
+        let package = Blob(vec![1, 2]);
+        for reply in [description, StoreReply::Vm(VmReply::Saved { package })] {
+            write_frame(&mut one, &reply).unwrap();
+            assert_eq!(read_frame::<StoreReply>(&mut two).unwrap(), Some(reply));
+        }
+        for request in [StoreRequest::Describe, StoreRequest::Vm(VmRequest::List)] {
+            write_frame(&mut one, &request).unwrap();
+            assert_eq!(read_frame::<StoreRequest>(&mut two).unwrap(), Some(request));
+        }
+        one.write_all(&[0xFF; 4]).unwrap();
+        assert!(read_frame::<StoreRequest>(&mut two).is_err());
+        drop(one);
+    }
+}

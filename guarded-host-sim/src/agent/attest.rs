@@ -1,0 +1,341 @@
+//! Attestation as the host's client does it (MS-HGSA 3.2.5): one attempt is one exchange in one
+//! mode; between attempts come the change of mode and the retries. Nothing is decided about health
+//! here: the host passes on what its TPM says.
+
+use std::{fs, path::Path, time::Duration};
+
+use hgs_protocol::{
+    crypto::{RsaPrivateKey, RsaPublicKey},
+    env::{OsRandom, Random, UnixTime},
+    health::{AttestationMode, CertificateKind, HealthCertificate},
+    tpm::EK_HANDLE,
+    wire::{
+        hgsa::{ErrorKind, ProvidedKind, Reply, Request, SessionId},
+        vsm,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Agent,
+    rtpm::{Exchange, RtpmError},
+    status::{AttestationStatus, Substatus},
+};
+use crate::{
+    client::ClientError,
+    tpm_channel::{ChannelError, TpmChannel},
+};
+
+/// Which version of the protocol the host speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProtocolVersion {
+    /// TpmRequestInitial and TpmRequestContinue.
+    #[value(name = "v1.0")]
+    V1,
+    /// AttestationRequest.
+    #[default]
+    #[value(name = "v2.0")]
+    V2,
+}
+
+/// Why one attempt brought no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestError {
+    /// The service refused.
+    #[error("{}", .0.name())]
+    Refused(ErrorKind, bool),
+    /// The service does not answer or answers nonsense.
+    #[error("{0}")]
+    Service(String),
+    /// The transport.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The server's RTPM context.
+    #[error(transparent)]
+    Rtpm(#[from] RtpmError),
+    /// The TPM.
+    #[error(transparent)]
+    Tpm(#[from] ChannelError),
+    /// This host cannot attest in the mode that the service is in.
+    #[error("{0}")]
+    Mode(&'static str),
+    /// Something of the host is missing.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// The outcome of an attestation, for its users.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// AttestationStatus.
+    pub status: AttestationStatus,
+    /// AttestationSubstatus.
+    pub substatus: Substatus,
+    /// Name of the protocol's error reply, if one came.
+    pub error: Option<String>,
+    /// For people.
+    pub detail: String,
+}
+
+/// The certificates of a passed attestation.
+#[derive(Clone, Debug)]
+pub(super) struct Health {
+    /// For the VSM encryption key.
+    pub(super) encryption: HealthCertificate,
+    /// For the VSM signing key; absent in host-key mode.
+    pub(super) signing: Option<Vec<u8>>,
+}
+
+impl Health {
+    pub(super) fn is_valid(&self, now: UnixTime) -> bool {
+        let (from, to) = self.encryption.validity();
+        from <= now && now <= to
+    }
+
+    /// True from two thirds of the life on.
+    pub(super) fn is_due(&self, now: UnixTime) -> bool {
+        let (from, to) = self.encryption.validity();
+        now.seconds_since(from) > to.seconds_since(from) / 3 * 2
+    }
+}
+
+impl Outcome {
+    pub(super) fn passed(health: &Health) -> Outcome {
+        let (_, to) = health.encryption.validity();
+        Outcome {
+            status: AttestationStatus::Passed,
+            substatus: Substatus::default(),
+            error: None,
+            detail: format!("health certificate {} is valid until {to}", health.encryption.serial()),
+        }
+    }
+
+    pub(super) fn failed(error: &AttestError) -> Outcome {
+        let (status, substatus, name) = match error {
+            AttestError::Refused(kind, _) => (
+                AttestationStatus::of_error(kind),
+                Substatus::of_error(kind),
+                Some(kind.name().to_owned()),
+            ),
+            AttestError::Tpm(_) | AttestError::Rtpm(_) => (AttestationStatus::TpmError, Substatus::default(), None),
+            AttestError::Service(_) | AttestError::Client(_) | AttestError::Mode(_) | AttestError::Host(_) => {
+                (AttestationStatus::TransientError, Substatus::default(), None)
+            }
+        };
+        let policies = match substatus.failed_policies.as_slice() {
+            [] => String::new(),
+            failed => format!(": {}", failed.join(", ")),
+        };
+        Outcome {
+            detail: format!("{error}{policies}"),
+            status,
+            substatus,
+            error: name,
+        }
+    }
+}
+
+impl Agent {
+    /// A whole attestation: change of mode once if the service asks for it, at most three
+    /// attempts, each with a new session id.
+    pub(super) async fn attest_now(&self) -> Result<Health, AttestError> {
+        let mut mode = AttestationMode::Tpm;
+        let mut switched = false;
+        let mut attempts = 1;
+        loop {
+            let error = match self.attempt(mode).await {
+                Ok(health) => return Ok(health),
+                Err(error) => error,
+            };
+            let retry = match &error {
+                AttestError::Refused(ErrorKind::OperationMode(Some(expected)), true)
+                    if !switched && *expected != mode =>
+                {
+                    (mode, switched) = (*expected, true);
+                    continue;
+                }
+                AttestError::Refused(ErrorKind::Unauthorized | ErrorKind::OperationMode(_), _) => false,
+                AttestError::Refused(_, retryable) => *retryable,
+                AttestError::Client(ClientError::Unreachable { .. }) => true,
+                _ => false,
+            };
+            if !retry || attempts == ATTEMPTS {
+                return Err(error);
+            }
+            tracing::warn!(host = %self.args.name, attempts, "attestation failed and is tried again: {error}");
+            let jitter: [u8; 1] = (&mut OsRandom as &mut dyn Random).bytes();
+            let pause = Duration::from_secs(1 << (attempts - 1)) + Duration::from_millis(u64::from(jitter[0]));
+            tokio::time::sleep(pause).await;
+            attempts += 1;
+        }
+    }
+
+    async fn attempt(&self, mode: AttestationMode) -> Result<Health, AttestError> {
+        let session =
+            SessionId(uuid::Builder::from_random_bytes((&mut OsRandom as &mut dyn Random).bytes()).into_uuid());
+        match mode {
+            AttestationMode::Tpm => self.attempt_tpm(session).await,
+            AttestationMode::HostKey => self.attempt_host_key(session).await,
+            AttestationMode::ActiveDirectory => Err(AttestError::Mode(
+                "the service is in Active Directory mode, which is not available here",
+            )),
+        }
+    }
+
+    async fn attempt_tpm(&self, session: SessionId) -> Result<Health, AttestError> {
+        let requested = vec![CertificateKind::Encryption, CertificateKind::Signing];
+        let boot_log = read(&self.args.dir.join("boot.log"))?;
+        let certificate = read(&self.args.dir.join("ek.cer"))?;
+        let (socket, name) = (self.args.tpm.clone(), self.args.name.clone());
+        let (channel, ek) = blocking(move || {
+            let mut channel = TpmChannel::connect(&socket, &name)?;
+            let ek = channel.read_public(EK_HANDLE)?.rsa_key().cloned();
+            Ok::<_, ChannelError>((channel, ek))
+        })
+        .await??;
+        let ek = ek.ok_or_else(|| AttestError::Host("the EK of this TPM is no RSA key".to_owned()))?;
+        let mut exchange = Exchange::new(channel, boot_log);
+        let mut context: Option<Vec<u8>> = None;
+        for _ in 0..TRIPS {
+            let request = self.tpm_request(session, &requested, &ek, &certificate, context.take());
+            let answer = match self.ask("attest", &request).await? {
+                Reply::TpmContinue { context } => context,
+                Reply::HealthCertificate { content } => return health(content, &requested),
+                Reply::Error { kind, retryable } => return Err(AttestError::Refused(kind, retryable)),
+                Reply::ServiceInfo { .. } => return Err(AttestError::Service("an answer of another kind".to_owned())),
+            };
+            let (returned, next) = blocking(move || {
+                let next = exchange.answer(&answer);
+                (exchange, next)
+            })
+            .await?;
+            exchange = returned;
+            context = Some(next?);
+        }
+        Err(AttestError::Service(
+            "the service never ends the RTPM exchange".to_owned(),
+        ))
+    }
+
+    fn tpm_request(
+        &self,
+        session: SessionId,
+        requested: &[CertificateKind],
+        ek: &RsaPublicKey,
+        certificate: &[u8],
+        context: Option<Vec<u8>>,
+    ) -> Request {
+        let requested = requested.to_vec();
+        let endorsement_key = vsm::encode_rsa1(ek);
+        match (self.args.protocol, context) {
+            (ProtocolVersion::V1, None) => Request::TpmInitial {
+                session,
+                requested,
+                endorsement_key,
+            },
+            (ProtocolVersion::V1, Some(context)) => Request::TpmContinue {
+                session,
+                requested,
+                endorsement_key,
+                context,
+            },
+            (ProtocolVersion::V2, context) => {
+                let mut provided = vec![(ProvidedKind::EndorsementKeyCertificate, certificate.to_vec())];
+                provided.extend(context.map(|c| (ProvidedKind::RtpmContext, c)));
+                Request::Attestation {
+                    session,
+                    requested,
+                    provided,
+                }
+            }
+        }
+    }
+
+    async fn attempt_host_key(&self, session: SessionId) -> Result<Health, AttestError> {
+        let key = host_key(&self.args.dir)?;
+        let (encryption, _) = self.store_keys().await.map_err(AttestError::Host)?;
+        let (host_key, vsm_key) = (vsm::encode_rsa1(key.public()), encryption);
+        let signature = key
+            .sign_pkcs1_sha256(&[host_key.as_slice(), &vsm_key].concat())
+            .map_err(|e| AttestError::Host(e.to_string()))?;
+        let requested = vec![CertificateKind::Encryption];
+        let request = Request::Attestation {
+            session,
+            requested: requested.clone(),
+            provided: vec![
+                (ProvidedKind::VsmIdentityKey, vsm_key),
+                (ProvidedKind::HostKeyPublicKey, host_key),
+                (ProvidedKind::HostKeySignature, signature),
+            ],
+        };
+        match self.ask("hostkeyattest", &request).await? {
+            Reply::HealthCertificate { content } => health(content, &requested),
+            Reply::Error { kind, retryable } => Err(AttestError::Refused(kind, retryable)),
+            _ => Err(AttestError::Service("an answer of another kind".to_owned())),
+        }
+    }
+
+    async fn ask(&self, operation: &str, request: &Request) -> Result<Reply, AttestError> {
+        let base = self
+            .args
+            .attestation_url
+            .as_deref()
+            .ok_or_else(|| AttestError::Host("no attestation service is configured".to_owned()))?;
+        let version = match (operation, self.args.protocol) {
+            ("hostkeyattest", _) | (_, ProtocolVersion::V2) => "v2.0",
+            (_, ProtocolVersion::V1) => "v1.0",
+        };
+        let url = format!("{}/{version}/{operation}", base.trim_end_matches('/'));
+        let answer = self.client.post(&url, "application/json", request.encode()).await?;
+        Reply::parse(&answer.body).map_err(|e| {
+            AttestError::Service(format!(
+                "{url} answered HTTP {} and no protocol reply: {e}",
+                answer.status
+            ))
+        })
+    }
+}
+
+fn health(content: Vec<(CertificateKind, Vec<u8>)>, requested: &[CertificateKind]) -> Result<Health, AttestError> {
+    let kinds: Vec<_> = content.iter().map(|(kind, _)| *kind).collect();
+    if kinds != requested {
+        return Err(AttestError::Service(
+            "the service issued other certificates than those asked for".to_owned(),
+        ));
+    }
+    let of = |kind| content.iter().find(|(k, _)| *k == kind).map(|(_, der)| der.clone());
+    let encryption = of(CertificateKind::Encryption).unwrap_or_default();
+    Ok(Health {
+        encryption: HealthCertificate::parse(&encryption)
+            .map_err(|e| AttestError::Service(format!("the health certificate: {e}")))?,
+        signing: of(CertificateKind::Signing),
+    })
+}
+
+/// The host key, made at its first use. It is not a secret of the VBS store: in host-key mode a
+/// host proves only that it was registered.
+pub(super) fn host_key(dir: &Path) -> Result<RsaPrivateKey, AttestError> {
+    let path = dir.join("host-key.pk8");
+    let unusable = |reason: String| AttestError::Host(format!("the host key {} is unusable: {reason}", path.display()));
+    if let Ok(bytes) = fs::read(&path) {
+        return RsaPrivateKey::from_pkcs8(&bytes).map_err(|e| unusable(e.to_string()));
+    }
+    let key = RsaPrivateKey::generate_2048().map_err(|e| unusable(e.to_string()))?;
+    fs::write(&path, key.expose_pkcs8()).map_err(|e| unusable(e.to_string()))?;
+    Ok(key)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, AttestError> {
+    fs::read(path).map_err(|e| AttestError::Host(format!("cannot read {}: {e}", path.display())))
+}
+
+/// TPM and store are asked from threads that may block.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, AttestError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| AttestError::Host("the agent is ending".to_owned()))
+}
+
+const ATTEMPTS: u32 = 3;
+/// Four requests are an exchange; one restart from the first PCR_Read makes two more.
+const TRIPS: usize = 8;
