@@ -1,1 +1,94 @@
+//! The key protection service (MS-KPS): exchanges a key protector and a health certificate for the
+//! keys of a shielded VM. `roll` is the story; everything else is its shell.
 
+pub mod admin;
+pub mod guardian;
+pub mod http;
+pub mod refusal;
+pub mod roll;
+pub mod store;
+
+use std::sync::Arc;
+
+use actix_web::web;
+use hgs_protocol::{
+    env::{Clock, OsRandom},
+    health::AcceptanceRules,
+    protector::GuardianKeys,
+};
+use hgs_service::{
+    audit::Audit,
+    database::Database,
+    sealed::Kek,
+    serve::{Bound, Metrics, bind},
+    settings::Settings,
+};
+use tokio::sync::Semaphore;
+
+use crate::store::Store;
+
+/// What an administrator chooses beyond the settings that all services share.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Options {
+    /// How many offline unwraps a released key may at most carry; 0 allows none
+    #[arg(long, env = "HGS_MAX_OFFLINE_UNWRAPS", default_value_t = 0)]
+    pub max_offline_unwraps: u32,
+}
+
+/// Everything that a handler needs.
+pub struct App {
+    pub(crate) keys: GuardianKeys,
+    pub(crate) rules: AcceptanceRules,
+    pub(crate) max_offline_unwraps: u32,
+    pub(crate) store: Store,
+    pub(crate) audit: Audit,
+    pub(crate) kek: Kek,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    /// One permit per core: cryptographic work under way.
+    pub(crate) cores: Semaphore,
+    /// Requests that work or wait; beyond it a request is turned away at once.
+    pub(crate) admitted: Semaphore,
+}
+
+/// Opens the database, makes the certificates on the first start, and binds the listeners.
+pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyhow::Result<Bound> {
+    let database = Database::open(
+        &settings.database_url,
+        &sqlx::migrate!("../migrations/kps/sqlite"),
+        &sqlx::migrate!("../migrations/kps/postgres"),
+    )
+    .await?;
+    let store = Store::new(database.clone());
+    let keys = guardian::load_or_make(&store, &settings.kek, clock.now(), &mut OsRandom).await?;
+    let metrics = Metrics::new();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let app = web::Data::from(Arc::new(App {
+        keys,
+        rules: AcceptanceRules::default(),
+        max_offline_unwraps: options.max_offline_unwraps,
+        store,
+        audit: Audit::start(database.clone(), &settings.kek, clock.clone(), &mut OsRandom),
+        kek: settings.kek.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        cores: Semaphore::new(cores),
+        admitted: Semaphore::new(cores * WAITING_PER_CORE),
+    }));
+    let admin = app.clone();
+    bind(
+        settings,
+        clock,
+        database,
+        metrics,
+        move |service| {
+            service.app_data(app.clone()).configure(http::routes);
+        },
+        move |service| {
+            service.app_data(admin.clone()).configure(admin::routes);
+        },
+    )
+}
+
+/// A roll takes a few milliseconds of a core, so the last in the queue waits well under a second.
+const WAITING_PER_CORE: usize = 32;

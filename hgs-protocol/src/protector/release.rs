@@ -12,8 +12,9 @@ use super::{
     suite::{KeyTransport, PublicKey},
 };
 use crate::{
-    crypto::{CryptoError, RsaPrivateKey, RsaPublicKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, same},
+    crypto::{CryptoError, RsaPrivateKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, same},
     env::Random,
+    health::CertifiedHost,
     secret::{Secret32, TransportKey},
     wire::kps::RollTransportKeyResponse,
 };
@@ -62,11 +63,11 @@ pub struct OpenedRelease {
     pub max_offline_unwraps: u32,
 }
 
-/// Seals both transport keys of a roll for the host that holds `host`.
+/// Seals both transport keys of a roll for the host whose health certificate was accepted.
 pub fn seal_release(
     ingress: &OpenedProtector,
     egress: &RolledProtector,
-    host: &RsaPublicKey,
+    host: &CertifiedHost,
     version: PayloadVersion,
     max_offline_unwraps: u32,
     rng: &mut dyn Random,
@@ -77,7 +78,7 @@ pub fn seal_release(
     Ok(Release {
         response: RollTransportKeyResponse {
             egress_protector: egress.egress().to_xml(),
-            encrypted_transfer_key: PublicKey::Rsa(host.clone()).encrypt_key(&transfer_key)?,
+            encrypted_transfer_key: PublicKey::Rsa(host.encryption_key().clone()).encrypt_key(&transfer_key)?,
             encrypted_wrapping_key: kw_wrap(&transfer_key, &wrapping_key)?,
             encrypted_transport_keys: gcm_seal(&wrapping_key, b"", &payload, rng),
         },

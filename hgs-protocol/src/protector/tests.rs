@@ -12,6 +12,10 @@ use super::{
 use crate::{
     crypto::RsaPrivateKey,
     env::{SeededRandom, UnixTime},
+    health::{
+        AcceptanceRules, AttestationMode, AttestationSigner, CertificateKind, CertifiedHost, DEFAULT_LIFETIME,
+        HealthCertificate, HealthCertificateRequest, TrustedSigner,
+    },
     secret::TransportKey,
 };
 
@@ -38,6 +42,26 @@ fn service() -> &'static GuardianKeys {
 
 fn fresh() -> (KeyProtector, TransportKey) {
     KeyProtector::create(owner(), &[service().guardian().unwrap()], &mut SeededRandom::new(7)).unwrap()
+}
+
+/// A host whose health certificate was issued and accepted.
+fn certified(host: &RsaPrivateKey) -> CertifiedHost {
+    let rng = &mut SeededRandom::new(11);
+    let now = UnixTime(1_800_000_000);
+    let signer = AttestationSigner::generate(now, rng).unwrap();
+    let ask = HealthCertificateRequest {
+        key: host.public().clone(),
+        kind: CertificateKind::Encryption,
+        mode: AttestationMode::HostKey,
+        policies: vec![],
+        issued_at: now,
+        lifetime: DEFAULT_LIFETIME,
+    };
+    let trusted = [TrustedSigner::from_certificate(signer.certificate_der()).unwrap()];
+    HealthCertificate::parse(&signer.issue(&ask, rng).unwrap())
+        .unwrap()
+        .accept(&trusted, now, &AcceptanceRules::default())
+        .unwrap()
 }
 
 fn bytes(key: &TransportKey) -> &[u8; 32] {
@@ -115,6 +139,7 @@ fn a_cipher_value_has_the_size_of_the_worked_example() {
 fn a_release_opens_only_for_its_host() {
     let rng = &mut SeededRandom::new(10);
     let host = RsaPrivateKey::generate_2048().unwrap();
+    let certified = certified(&host);
     let (protector, key) = fresh();
     let opened = open(&protector.to_xml(), service()).unwrap();
     let rolled = opened.roll(service(), rng).unwrap();
@@ -123,7 +148,7 @@ fn a_release_opens_only_for_its_host() {
         (PayloadVersion::V2, 5, 132, 5),
         (PayloadVersion::V2, 0, 116, 0),
     ] {
-        let release = seal_release(&opened, &rolled, host.public(), version, limit, rng).unwrap();
+        let release = seal_release(&opened, &rolled, &certified, version, limit, rng).unwrap();
         let response = release.response;
         assert_eq!(response.encrypted_transfer_key.len(), 256);
         assert_eq!(response.encrypted_wrapping_key.len(), 40);
