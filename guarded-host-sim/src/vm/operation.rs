@@ -318,6 +318,10 @@ mod tests {
     use hgs_protocol::{
         crypto::RsaPrivateKey,
         env::{OsRandom, UnixTime},
+        health::{
+            AcceptanceRules, AttestationMode, AttestationSigner, CertificateKind, CertifiedHost, DEFAULT_LIFETIME,
+            HealthCertificate, HealthCertificateRequest, TrustedSigner,
+        },
         protector::{GuardianKeys, KeyProtector, PayloadVersion, seal_release},
     };
 
@@ -326,6 +330,23 @@ mod tests {
         owner::Owner,
         vm::shielded::{ShieldedVms, VmPhase},
     };
+
+    /// The host as the KPS sees it once its health certificate is accepted.
+    fn certified(key: &RsaPrivateKey) -> CertifiedHost {
+        let (rng, now) = (&mut OsRandom, UnixTime(1_800_000_000));
+        let signer = AttestationSigner::generate(now, rng).unwrap();
+        let ask = HealthCertificateRequest {
+            key: key.public().clone(),
+            kind: CertificateKind::Encryption,
+            mode: AttestationMode::Tpm,
+            policies: vec![],
+            issued_at: now,
+            lifetime: DEFAULT_LIFETIME,
+        };
+        let certificate = HealthCertificate::parse(&signer.issue(&ask, rng).unwrap()).unwrap();
+        let trusted = [TrustedSigner::from_certificate(signer.certificate_der()).unwrap()];
+        certificate.accept(&trusted, now, &AcceptanceRules::default()).unwrap()
+    }
 
     /// A host whose store and KPS are in this process; only the vTPM is one of its own.
     struct TestHost<'a> {
@@ -388,8 +409,8 @@ mod tests {
                 .and_then(|p| p.open(self.kps, rng).ok())
                 .ok_or_else(|| refuse("InvalidProtectorException"))?;
             let rolled = opened.roll(self.kps, rng).unwrap();
-            let host = self.vsm_key.public();
-            let release = seal_release(&opened, &rolled, host, PayloadVersion::V2, 0, rng).unwrap();
+            let host = certified(&self.vsm_key);
+            let release = seal_release(&opened, &rolled, &host, PayloadVersion::V2, 0, rng).unwrap();
             Ok(release.response.encode())
         }
 

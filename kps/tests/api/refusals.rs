@@ -1,0 +1,322 @@
+//! Each failure of the protocol's order with its code and status, and which wins when two meet.
+
+use hgs_protocol::{
+    env::OsRandom,
+    health::{AttestationSigner, CertificateKind},
+    protector::{GuardianKeys, KeyProtector},
+    wire::kps::{ErrorMessage, RollTransportKeyRequest, ServiceVersion},
+};
+
+use crate::fabric::{Fabric, rewrap};
+
+const CERTIFICATE: &str = "HealthCertificateException";
+const PROTECTOR: &str = "InvalidProtectorException";
+const WRAPPING: &str = "InvalidWrappingException";
+const REQUEST: &str = "InvalidRequestException";
+
+fn refused(status: u16, code: &str) -> (u16, String) {
+    (status, code.to_owned())
+}
+
+#[actix_web::test]
+async fn row_0_a_request_that_is_not_of_the_schema() {
+    let fabric = Fabric::start(0).await;
+    let good = RollTransportKeyRequest::new(fabric.protector().0.to_xml(), fabric.healthy());
+    let text = String::from_utf8(good.encode()).unwrap();
+    let doctype = text.replace(
+        "<RollTransportKeyRequest",
+        "<!DOCTYPE a [<!ENTITY e 'x'>]><RollTransportKeyRequest",
+    );
+    for body in [
+        String::new(),
+        "not xml".to_owned(),
+        doctype,
+        text.replace("kps/2014/07/service", "kps/2014/07"),
+        text.replace("TransferKeyEncryptionAlgorithm", "TransferAlgorithm"),
+        text.replace("</RollTransportKeyRequest>", "<More/></RollTransportKeyRequest>"),
+        text.replacen("<HealthCertificate>", "<HealthCertificate>!", 1),
+    ] {
+        let reply = fabric.post(ServiceVersion::V1.roll_path(), body.into_bytes()).await;
+        assert_eq!(reply.status().as_u16(), 400);
+        let error = ErrorMessage::parse(&reply.bytes().await.unwrap()).unwrap();
+        assert_eq!(error.code, REQUEST);
+    }
+    let reply = fabric
+        .post("/KeyProtection/service/v9.9/rolltransportkey", good.encode())
+        .await;
+    let error = ErrorMessage::parse(&reply.bytes().await.unwrap()).unwrap();
+    assert_eq!(error.code, REQUEST);
+
+    for change in 0..3 {
+        let mut ask = good.clone();
+        let field = match change {
+            0 => &mut ask.transfer_key_encryption_algorithm,
+            1 => &mut ask.wrapping_key_encryption_algorithm,
+            _ => &mut ask.transport_keys_encryption_algorithm,
+        };
+        *field = "http://www.w3.org/2001/04/xmlenc#tripledes-cbc".to_owned();
+        let reply = fabric.post(ServiceVersion::V1.roll_path(), ask.encode()).await;
+        assert_eq!(reply.status().as_u16(), 400);
+        let error = ErrorMessage::parse(&reply.bytes().await.unwrap()).unwrap();
+        assert_eq!(error.code, "UnsupportedAlgorithmException");
+    }
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn the_shell_answers_with_plain_http_statuses() {
+    let fabric = Fabric::start(0).await;
+    let path = ServiceVersion::V2.roll_path();
+    let get = fabric.client.get(format!("{}{path}", fabric.url)).send().await.unwrap();
+    assert_eq!(get.status().as_u16(), 405);
+    assert_eq!(get.headers()["allow"], "POST");
+    let long = fabric.post(path, vec![b' '; (4 << 20) + 1]).await;
+    assert_eq!(long.status().as_u16(), 413);
+    assert_eq!(fabric.post("/nowhere", vec![]).await.status().as_u16(), 404);
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn row_1_a_health_certificate_that_is_not_accepted() {
+    let fabric = Fabric::start(0).await;
+    let protector = fabric.protector().0.to_xml();
+    let now = fabric.clock.now();
+    let stranger = AttestationSigner::generate(now, &mut OsRandom).unwrap();
+    let mut changed = fabric.healthy();
+    *changed.last_mut().unwrap() ^= 1;
+    for (name, certificate) in [
+        ("not a certificate", b"x".to_vec()),
+        (
+            "of another signer",
+            fabric.certify(&stranger, CertificateKind::Encryption, now),
+        ),
+        (
+            "for signing",
+            fabric.certify(&fabric.signer, CertificateKind::Signing, now),
+        ),
+        (
+            "expired",
+            fabric.certify(&fabric.signer, CertificateKind::Encryption, now.plus_seconds(-9 * 3600)),
+        ),
+        (
+            "not valid yet",
+            fabric.certify(&fabric.signer, CertificateKind::Encryption, now.plus_seconds(3600)),
+        ),
+        ("the signer's own", fabric.signer.certificate_der().to_vec()),
+        ("one bit changed", changed),
+    ] {
+        assert_eq!(
+            fabric.refusal(&protector, &certificate).await,
+            refused(403, CERTIFICATE),
+            "{name}"
+        );
+    }
+    // Good until the clock moves past its end.
+    let certificate = fabric.healthy();
+    assert!(fabric.roll(ServiceVersion::V2, &protector, &certificate).await.is_ok());
+    fabric.clock.advance(std::time::Duration::from_secs(9 * 3600));
+    let (_, error) = fabric
+        .roll(ServiceVersion::V2, &protector, &certificate)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, CERTIFICATE);
+    assert!(error.message.contains("expired"), "{}", error.message);
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn rows_2_to_4_a_protector_that_does_not_read_or_is_not_signed() {
+    let fabric = Fabric::start(0).await;
+    let (protector, _) = fabric.protector();
+    let text = String::from_utf8(protector.to_xml()).unwrap();
+    let edit = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "{from}");
+        changed.into_bytes()
+    };
+    let mut bit = protector.to_xml();
+    let middle = bit.len() / 2;
+    bit[middle] ^= 1;
+    for (name, xml) in [
+        ("not XML", b"protector".to_vec()),
+        ("another root", edit("<Protector ", "<Protector2 ")),
+        ("a DTD", edit("<Protector ", "<!DOCTYPE Protector><Protector ")),
+        (
+            "no wrapping of that Id",
+            edit(
+                "<GuardianSignature WrappingId=\"1\"",
+                "<GuardianSignature WrappingId=\"7\"",
+            ),
+        ),
+        (
+            "another wrapping's Id",
+            edit(
+                "<GuardianSignature WrappingId=\"1\"",
+                "<GuardianSignature WrappingId=\"2\"",
+            ),
+        ),
+        ("wrappings changed", edit("<Id>2</Id>", "<Id>3</Id>")),
+        ("an unknown algorithm", edit("xmlenc11#ConcatKDF", "xmlenc11#pbkdf2")),
+        ("one bit changed", bit),
+    ] {
+        let (status, error) = fabric
+            .roll(ServiceVersion::V2, &xml, &fabric.healthy())
+            .await
+            .unwrap_err();
+        assert_eq!((status, error.code.as_str()), (400, PROTECTOR), "{name}");
+        assert_eq!(error.message, "The key protector is not valid.", "{name}");
+    }
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn rows_5_wrappings_that_do_not_chain_to_one_owner() {
+    let fabric = Fabric::start(0).await;
+    let (protector, _) = fabric.protector();
+    let second = |wrappings: &str| {
+        let start = wrappings.rfind("<Wrapping>").unwrap();
+        wrappings[start..wrappings.rfind("</Wrappings>").unwrap()].to_owned()
+    };
+    let parent = |of: u32, parent: u32| {
+        move |w: &str| {
+            let at = w.find(&format!("<Id>{of}</Id>")).unwrap();
+            let rest = w[at..].replacen("ParentWrappingId=\"1\"", &format!("ParentWrappingId=\"{parent}\""), 1);
+            format!("{}{rest}", &w[..at])
+        }
+    };
+    let add = |change: fn(String) -> String| {
+        move |w: &str| w.replace("</Wrappings>", &format!("{}</Wrappings>", change(second(w))))
+    };
+    // The first signature value after a wrapping's start is its signing certificate's.
+    let spoil = |marker: &'static str| {
+        move |w: &str| {
+            let at = w.rfind(marker).unwrap();
+            let at = at + w[at..].find("<SignatureValue>").unwrap() + "<SignatureValue>".len();
+            let flipped = if &w[at..=at] == "A" { "B" } else { "A" };
+            format!("{}{flipped}{}", &w[..at], &w[at + 1..])
+        }
+    };
+    let cut = |name: &'static str| {
+        move |w: &str| {
+            let at = w.rfind(&format!("<{name}>")).unwrap() + name.len() + 2;
+            let end = at + w[at..].find('<').unwrap();
+            format!("{}AAAA{}", &w[..at], &w[end..])
+        }
+    };
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        (
+            "5a signing",
+            rewrap(&protector, &fabric.owner, cut("SigningCertificate")),
+        ),
+        (
+            "5a encryption",
+            rewrap(&protector, &fabric.owner, cut("EncryptionCertificate")),
+        ),
+        ("5b no such parent", rewrap(&protector, &fabric.owner, parent(2, 9))),
+        ("5c second owner", rewrap(&protector, &fabric.owner, parent(2, 2))),
+        ("5c no owner", rewrap(&protector, &fabric.owner, parent(1, 2))),
+        ("5c an Id twice", rewrap(&protector, &fabric.owner, add(|w| w))),
+        (
+            "5c a cycle",
+            rewrap(&protector, &fabric.owner, |w| {
+                let third = second(w)
+                    .replace("<Id>2<", "<Id>3<")
+                    .replace("ParentWrappingId=\"1\"", "ParentWrappingId=\"2\"");
+                let w = parent(2, 3)(w);
+                w.replace("</Wrappings>", &format!("{third}</Wrappings>"))
+            }),
+        ),
+        (
+            "5d",
+            rewrap(&protector, &fabric.owner, spoil("<SigningCertificateSignature")),
+        ),
+        (
+            "5e",
+            rewrap(&protector, &fabric.owner, spoil("<EncryptionCertificateSignature")),
+        ),
+    ];
+    for (name, xml) in cases {
+        let (status, error) = fabric
+            .roll(ServiceVersion::V2, &xml, &fabric.healthy())
+            .await
+            .unwrap_err();
+        assert_eq!((status, error.code.as_str()), (400, WRAPPING), "{name}");
+        assert!(error.message.starts_with("The wrapping with Id "), "{name}");
+    }
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn row_6_a_protector_of_another_fabric() {
+    let fabric = Fabric::start(0).await;
+    let elsewhere = GuardianKeys::generate("other HGS", fabric.clock.now(), &mut OsRandom).unwrap();
+    let foreign = [elsewhere.guardian().unwrap()];
+    let (protector, _) = KeyProtector::create(&fabric.owner, &foreign, &mut OsRandom).unwrap();
+    assert_eq!(
+        fabric.refusal(&protector.to_xml(), &fabric.healthy()).await,
+        refused(403, "KeyProtectionAccessDeniedException")
+    );
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn row_7_a_key_that_does_not_open_and_one_that_does_not_confirm_look_alike() {
+    let fabric = Fabric::start(0).await;
+    let (protector, _) = fabric.protector();
+    let text = String::from_utf8(protector.to_xml()).unwrap();
+    let at = text.find("<TransportKeySignature>").unwrap();
+    let at = at + text[at..].find("<SignatureValue>").unwrap() + "<SignatureValue>".len();
+    let flipped = if &text[at..=at] == "A" { "B" } else { "A" };
+    let unconfirmed = format!("{}{flipped}{}", &text[..at], &text[at + 1..]);
+    let spoil = |offset: usize| {
+        rewrap(&protector, &fabric.owner, |w| {
+            let at = w.rfind("<CipherValue>").unwrap() + "<CipherValue>".len() + offset;
+            let flipped = if &w[at..=at] == "A" { "B" } else { "A" };
+            format!("{}{flipped}{}", &w[..at], &w[at + 1..])
+        })
+    };
+    let mut answers = Vec::new();
+    for xml in [unconfirmed.into_bytes(), spoil(0), spoil(380), b"not XML".to_vec()] {
+        let (status, error) = fabric
+            .roll(ServiceVersion::V2, &xml, &fabric.healthy())
+            .await
+            .unwrap_err();
+        answers.push((status, error));
+    }
+    assert_eq!((answers[0].0, answers[0].1.code.as_str()), (400, PROTECTOR));
+    assert!(answers.iter().all(|answer| answer == &answers[0]), "{answers:?}");
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn the_earlier_check_wins() {
+    let fabric = Fabric::start(0).await;
+    let (protector, _) = fabric.protector();
+    let text = String::from_utf8(protector.to_xml()).unwrap();
+    let healthy = fabric.healthy();
+    // A bad certificate before any protector.
+    assert_eq!(fabric.refusal(b"not XML", b"x").await, refused(403, CERTIFICATE));
+    // A bad guardian signature before a bad wrapping.
+    let both = text.replace("<Id>2</Id>", "<Id>1</Id>");
+    assert_eq!(fabric.refusal(both.as_bytes(), &healthy).await, refused(400, PROTECTOR));
+    // A bad wrapping before a missing one for us.
+    let elsewhere = GuardianKeys::generate("other HGS", fabric.clock.now(), &mut OsRandom).unwrap();
+    let foreign = [elsewhere.guardian().unwrap()];
+    let (foreign, _) = KeyProtector::create(&fabric.owner, &foreign, &mut OsRandom).unwrap();
+    let both = rewrap(&foreign, &fabric.owner, |w| {
+        let at = w.rfind("ParentWrappingId=\"1\"").unwrap();
+        format!("{}{}", &w[..at], w[at..].replacen("\"1\"", "\"8\"", 1))
+    });
+    assert_eq!(fabric.refusal(&both, &healthy).await, refused(400, WRAPPING));
+    // A missing wrapping before a confirmation that nobody could check.
+    let text = String::from_utf8(foreign.to_xml()).unwrap();
+    let at = text.find("<TransportKeySignature>").unwrap();
+    let at = at + text[at..].find("<SignatureValue>").unwrap() + "<SignatureValue>".len();
+    let flipped = if &text[at..=at] == "A" { "B" } else { "A" };
+    let both = format!("{}{flipped}{}", &text[..at], &text[at + 1..]);
+    assert_eq!(
+        fabric.refusal(both.as_bytes(), &healthy).await,
+        refused(403, "KeyProtectionAccessDeniedException")
+    );
+    fabric.stop().await;
+}
