@@ -612,3 +612,6 @@ const SECURE_BOOT_SETTINGS: &str = "SecureBootSettings";
 const DUMP_ENCRYPTION: &str = "Hgs_DumpEncryption";
 const DUMP_ENCRYPTION_KEY: &str = "Hgs_DumpEncryptionKey";
 const VSM_REMEDY: &str = "Enable virtualization-based security and restart; check that the processor supports it.";
+
+#[cfg(test)]
+mod tests;

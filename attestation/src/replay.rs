@@ -56,7 +56,9 @@ pub enum TcgLogError {
         at: usize,
     },
     /// A record whose data is the measured input has another digest than its data's hash.
-    #[error("the {event_type} record at byte {at} (PCR {pcr}) was changed: its digest is not the hash of its data")]
+    #[error(
+        "the digest of the {event_type} record at byte {at} (PCR {pcr}) is not the hash of its data, so the data proves nothing"
+    )]
     DigestNotOfData {
         /// The PCR.
         pcr: u8,
