@@ -30,6 +30,7 @@ pub(crate) struct Fabric {
 
 impl Fabric {
     pub(crate) async fn start(max_offline_unwraps: u32) -> Fabric {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("kek"), "5a".repeat(32)).unwrap();
