@@ -1,0 +1,117 @@
+//! Paths, verbs, sizes and bodies as clients and fools send them.
+
+use hgs_protocol::wire::hgsa::{ErrorKind, Reply};
+use reqwest::Method;
+
+use crate::fixture::Service;
+
+async fn status(service: &Service, method: Method, path: &str, body: &str) -> u16 {
+    let request = service.client.request(method, format!("{}{path}", service.url));
+    request.body(body.to_owned()).send().await.unwrap().status().as_u16()
+}
+
+async fn post(service: &Service, path: &str, body: &str) -> (u16, Reply) {
+    let request = service
+        .client
+        .post(format!("{}{path}", service.url))
+        .body(body.to_owned());
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    (status, Reply::parse(&response.bytes().await.unwrap()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_spelling_gives_the_signing_certificates_as_bare_numbers() {
+    let service = Service::start().await;
+    let mut bodies = Vec::new();
+    for path in [
+        "/Attestation/v2.0/signingCertificates",
+        "/Attestation/v2.0/signingCertificates/",
+        "/Attestation//attestationservice.svc/v2.0/signingCertificates/",
+        "/attestation/ATTESTATIONSERVICE.svc/signingcertificates",
+    ] {
+        let response = service
+            .client
+            .get(format!("{}{path}", service.url))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        let length = response.headers()["content-length"].to_str().unwrap().to_owned();
+        let body = response.bytes().await.unwrap();
+        assert_eq!(length, body.len().to_string());
+        bodies.push(body);
+    }
+    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]));
+    let text = std::str::from_utf8(&bodies[0]).unwrap();
+    assert!(
+        text.bytes().all(|byte| byte.is_ascii_digit() || b"[,]".contains(&byte)),
+        "{text}"
+    );
+    let der: Vec<u8> = serde_json::from_str::<Vec<u8>>(text).unwrap();
+    let info: cms::content_info::ContentInfo = x509_cert::der::Decode::from_der(&der).unwrap();
+    let signed: cms::signed_data::SignedData = info.content.decode_as().unwrap();
+    assert_eq!(signed.certificates.unwrap().0.len(), 1);
+    assert!(text.len() + 400 < 16_384, "one TLS record holds head and body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn service_info_verbs_paths_and_sizes() {
+    let service = Service::start().await;
+    let text = service.client.get(format!("{}/Attestation/Getinfo", service.url));
+    let response = text.send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/json; charset=utf-8");
+    assert_eq!(
+        response.text().await.unwrap(),
+        r#"{"__type":"ServiceInfoReply:#Microsoft.Windows.RemoteAttestation.Core","FunctionalLevel":2,"OperationMode":1,"SupportedFunctionalLevels":[1,2]}"#
+    );
+    assert_eq!(status(&service, Method::GET, "/Attestation/v3.0/attest", "").await, 404);
+    assert_eq!(status(&service, Method::GET, "/Attestation/v1.0/attest", "").await, 405);
+    assert_eq!(status(&service, Method::POST, "/Attestation/Getinfo", "").await, 405);
+    let long = "x".repeat(1024 * 1024 + 1);
+    assert_eq!(
+        status(&service, Method::POST, "/Attestation/v1.0/attest", &long).await,
+        413
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mode_is_answered_before_the_body_is_looked_at() {
+    let service = Service::start().await;
+    for path in [
+        "v2.0/hostkeyattest",
+        "v1.0/domainattest",
+        "attestationservice.svc/v2.0/HostKeyAttest/",
+    ] {
+        let (status, reply) = post(&service, &format!("/Attestation/{path}"), "no JSON at all").await;
+        assert_eq!(status, 200);
+        let expected = Reply::Error {
+            kind: ErrorKind::OperationMode(Some(hgs_protocol::health::AttestationMode::Tpm)),
+            retryable: true,
+        };
+        assert_eq!(reply, expected, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_fit_is_a_payload_error() {
+    let service = Service::start().await;
+    let payload = Reply::Error {
+        kind: ErrorKind::Payload,
+        retryable: false,
+    };
+    assert_eq!(
+        post(&service, "/Attestation/v1.0/attest", "no JSON").await,
+        (400, payload.clone())
+    );
+    assert_eq!(
+        post(&service, "/Attestation/v1.0/attest", "{}").await,
+        (200, payload.clone())
+    );
+    let second = r#"{"SessionId":"AAECAwQFBgcICQoLDA0ODw==","RequestedContent":[1],"ProvidedContent":[]}"#;
+    assert_eq!(
+        post(&service, "/Attestation/v1.0/attest", second).await,
+        (200, payload.clone())
+    );
+    assert_eq!(post(&service, "/Attestation/v2.0/attest", second).await, (200, payload));
+}
