@@ -1,5 +1,7 @@
 //! The service over real HTTP, as a host, an owner and an administrator see it.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
+
 mod admin;
 mod fabric;
 mod metadata;
