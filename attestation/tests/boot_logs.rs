@@ -127,3 +127,22 @@ fn other_logs_replay_as_expected() {
     }
     none(&differences);
 }
+
+/// Every log cut short, and with bytes changed in many places, is still explained.
+#[test]
+fn damaged_logs_are_explained_without_a_panic() {
+    let Some(corpus) = Corpus::open("damage to real logs") else {
+        return;
+    };
+    for path in corpus.logs("windows/").keys().chain(corpus.logs("uefi/").keys()) {
+        let bytes = fs::read(corpus.root.join(path)).expect("a listed log can be read");
+        for part in 0..40 {
+            let at = bytes.len() * part / 40;
+            let cut = Explanation::of(&bytes[..at]);
+            assert!(cut.event_count <= Explanation::of(&bytes).event_count);
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x80;
+            assert!(!Explanation::of(&changed).text(path).is_empty());
+        }
+    }
+}
