@@ -91,6 +91,7 @@ impl Explanation {
             }
         }
         let named = named_facts(&facts);
+        let no_key = (!facts.has_vsm_identity_key()).then_some("VsmIdkPresent");
         let undecided = named
             .iter()
             .filter(|(_, fact)| fact.value().is_none())
@@ -114,7 +115,7 @@ impl Explanation {
                 .collect(),
             facts_bank: bank.to_string(),
             secure_boot: facts.secure_boot.value(),
-            not_measured: undecided.collect(),
+            not_measured: undecided.chain(no_key).collect(),
             sources: named
                 .iter()
                 .map(|(name, fact)| (*name, format!("PCR {} {}: {}", fact.pcr, fact.event, fact.seen_text())))

@@ -317,3 +317,61 @@ fn secure_boot_variable(event: &Event) -> Option<Result<UefiVariable, TcgLogErro
     };
     known.then_some(Ok(variable))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Logs of real machines against the PCR values that their TPMs reported at the time.
+    #[test]
+    fn real_logs_replay_to_their_tpms_or_name_the_pcr_that_differs() {
+        let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/corpus");
+        let root = std::env::var_os("LAB_CORPUS").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+        let Ok(expectations) = fs::read(root.join("expectations.json")) else {
+            println!("SKIPPED: replay against TPMs: no corpus of real logs (set LAB_CORPUS)");
+            return;
+        };
+        let expectations: serde_json::Map<String, Value> = serde_json::from_slice(&expectations).unwrap();
+        let mut proven = 0;
+        for (path, evidence) in expectations.iter().filter(|(path, _)| path.ends_with(".evidence.json")) {
+            let values: Value = serde_json::from_slice(&fs::read(root.join(path)).unwrap()).unwrap();
+            let Some(readout) = readout(&values["allpcrs_b64"]["11"]) else {
+                println!("SKIPPED: {path}: no full readout of the SHA-256 bank");
+                continue;
+            };
+            let folder = path.split('/').next().unwrap();
+            for log in evidence["logs"].as_array().unwrap() {
+                let name = format!("{folder}/{}", log.as_str().unwrap());
+                let expected = &expectations[&name]["pcrComparisonWithTpm"]["sha256"]["mismatch"];
+                let differing: Vec<u64> = expected.as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+                let log = BootLog::parse(&fs::read(root.join(&name)).unwrap()).unwrap();
+                match ReplayedLog::replay(&log, &readout) {
+                    Ok(_) => {
+                        assert_eq!((differing.as_slice(), folder), ([].as_slice(), "windows"), "{name}");
+                        proven += 1;
+                    }
+                    Err(TcgLogError::PcrDiffers { pcr, .. }) => {
+                        assert!(differing.contains(&u64::from(pcr)), "{name}: PCR {pcr}");
+                    }
+                    // A Linux host's log is true to its TPM and yet has no caps.
+                    Err(TcgLogError::CapMissing { .. }) => assert_eq!(folder, "uefi", "{name}"),
+                    Err(other) => panic!("{name}: {other}"),
+                }
+            }
+        }
+        assert!(proven > 0, "no log of the corpus was proven");
+    }
+
+    fn readout(bank: &Value) -> Option<PcrReadout> {
+        let value = |pcr: u8| {
+            let text = bank.get(pcr.to_string())?.as_str()?;
+            Some((pcr, BASE64_STANDARD.decode(text).ok()?.try_into().ok()?))
+        };
+        PcrReadout::authenticated(ATTESTED_PCRS.iter().map(|pcr| value(*pcr)).collect::<Option<_>>()?)
+    }
+}
