@@ -182,6 +182,8 @@ impl LabClient {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(60))
+            // A service that was restarted must not be met on its old connection.
+            .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(fixed))
             .tls_backend_preconfigured(self.tls.clone())
             .build()?;

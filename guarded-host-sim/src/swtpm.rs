@@ -190,7 +190,7 @@ impl Swtpm {
     /// [`Swtpm::reset`] comes next. `key` is the key its state was made with; it reaches swtpm
     /// through a pipe.
     pub fn start(owner: &str, state: &Path, key: Option<&Secret32>) -> Result<Swtpm, SwtpmError> {
-        let sockets = short_private_dir()?;
+        let sockets = socket_dir(state)?;
         let log = state.join("swtpm.log");
         let socket = |kind: &str| format!("type=unixio,path={}/{kind},mode=0600", sockets.display());
         let mut plan = Plan::new("swtpm", state)
@@ -328,12 +328,26 @@ impl Drop for Swtpm {
     }
 }
 
-/// A fresh directory for sockets that only this user enters, with a path short enough for a
-/// socket's 108 bytes.
+/// A directory for sockets that only this user enters: `run` below `home`, made anew, or, where
+/// that path is too long for a socket's 108 bytes, a fresh one among the temporary files.
+pub fn socket_dir(home: &Path) -> Result<PathBuf, SwtpmError> {
+    let near = home.join("run");
+    if near.as_os_str().len() > LONGEST_SOCKET_DIR {
+        return short_private_dir();
+    }
+    match fs::remove_dir_all(&near) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(at(&near, cause)),
+        _ => {}
+    }
+    make_private_dir(&near)?;
+    Ok(near)
+}
+
+/// A fresh directory among the temporary files that only this user enters, with a short path.
 pub fn short_private_dir() -> Result<PathBuf, SwtpmError> {
     let name: [u8; 6] = (&mut OsRandom as &mut dyn Random).bytes();
     let mut path = std::env::temp_dir();
-    if path.as_os_str().len() > 70 {
+    if path.as_os_str().len() > LONGEST_SOCKET_DIR - 20 {
         path = PathBuf::from("/tmp");
     }
     path.push(format!("hgs-{}", hex::encode(name)));
@@ -373,6 +387,8 @@ fn user_name() -> String {
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Leaves room for a socket's name within 108 bytes.
+const LONGEST_SOCKET_DIR: usize = 90;
 const CMD_INIT: u32 = 2;
 const CMD_SHUTDOWN: u32 = 3;
 const CMD_SET_LOCALITY: u32 = 5;

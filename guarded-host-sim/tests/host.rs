@@ -1,6 +1,8 @@
 //! The simulated host against a real TPM in software: what the boot log proves, and who can open
 //! the VBS store.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

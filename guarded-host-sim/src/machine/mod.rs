@@ -28,7 +28,7 @@ use self::{
 use crate::{
     child::{Child, Input, Output, Plan},
     store::StoreReport,
-    swtpm::{Swtpm, TpmMaker, make_private_dir, short_private_dir},
+    swtpm::{Swtpm, TpmMaker, make_private_dir, socket_dir},
 };
 
 /// One simulated host.
@@ -113,7 +113,7 @@ impl Machine {
             .and_then(|t| t.trim().parse().ok())
             .unwrap_or(0);
         let tpm = SharedTpm::new(Swtpm::start(&args.name, &state, None)?);
-        let sockets = short_private_dir()?;
+        let sockets = socket_dir(&dir)?;
         let (store_gate, agent_gate) = (Gate::default(), Gate::default());
         relay::offer(&sockets.join("tpm-store"), tpm.clone(), store_gate.clone())?;
         relay::offer(&sockets.join("tpm-agent"), tpm.clone(), agent_gate.clone())?;
