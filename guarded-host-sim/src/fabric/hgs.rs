@@ -56,16 +56,26 @@ impl Hgs {
         Ok(signers.len())
     }
 
-    /// Registers a host from what its administrator handed over: its EK certificate, and the boot
-    /// log and CI policy of a host of the same model as baselines.
-    pub async fn register_host(&self, name: &str, ek: &[u8], boot_log: &[u8], ci_policy: &[u8]) -> anyhow::Result<()> {
-        let host = json!({ "name": name, "ekCertificate": STANDARD.encode(ek) });
-        self.attestation.admin_post("tpm-hosts", &host).await?;
-        let baseline = json!({ "name": name, "bootLog": STANDARD.encode(boot_log) });
-        self.attestation.admin_post("tpm-baselines", &baseline).await?;
-        let policy = json!({ "name": name, "policy": STANDARD.encode(ci_policy) });
-        self.attestation.admin_post("ci-policies", &policy).await?;
+    /// Trusts the makers of TPMs: DER certificates of their authorities.
+    pub async fn trust_tpm_makers(&self, certificates: &[Vec<u8>]) -> anyhow::Result<()> {
+        for (number, der) in certificates.iter().enumerate() {
+            let body = json!({ "name": format!("tpm-maker-{number}"), "certificate": STANDARD.encode(der) });
+            self.attestation.admin_post("tpm-trust", &body).await?;
+        }
         Ok(())
+    }
+
+    /// Registers a host by its EK certificate.
+    pub async fn register_host(&self, name: &str, ek: &[u8]) -> anyhow::Result<()> {
+        let body = json!({ "name": name, "ek_certificate": STANDARD.encode(ek) });
+        self.attestation.admin_post("tpm-hosts", &body).await.map(|_| ())
+    }
+
+    /// Registers what healthy hosts of one model have in common: TPM baseline and CI policy.
+    pub async fn register_model(&self, model: &str, boot_log: &[u8], ci_policy: &[u8]) -> anyhow::Result<()> {
+        let file = |content: &[u8]| json!({ "name": model, "content": STANDARD.encode(content) });
+        self.attestation.admin_post("tpm-baselines", &file(boot_log)).await?;
+        self.attestation.admin_post("ci-policies", &file(ci_policy)).await.map(|_| ())
     }
 
     /// The attestation service's signer certificates, DER, from its public endpoint.

@@ -134,24 +134,22 @@ impl SimHost {
         }
     }
 
-    /// What the host's administrator hands to the HGS administrator: EK certificate, boot log, CI policy.
-    pub fn registration(&self) -> anyhow::Result<[Vec<u8>; 3]> {
-        let read = |file: &str| {
-            let path = self.folder.join("agent").join(file);
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        Ok([read("ek.cer")?, read("boot.log")?, read("SIPolicy.p7b")?])
+    /// A file of the host's administrator, `health.cer` say, from the agent.
+    pub async fn artefact(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+        let url = format!("{}/v1/artefacts/{name}", self.agent_url);
+        let answer = self.http.get(url).send().await?.error_for_status()?;
+        Ok(answer.bytes().await?.to_vec())
     }
 
-    /// POST to the agent.
+    /// POST to the agent, below `/v1`.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
-        let request = self.http.post(format!("{}/{path}", self.agent_url)).json(body);
+        let request = self.http.post(format!("{}/v1/{path}", self.agent_url)).json(body);
         self.answer(request).await
     }
 
-    /// GET from the agent.
+    /// GET from the agent, below `/v1`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
-        self.answer(self.http.get(format!("{}/{path}", self.agent_url))).await
+        self.answer(self.http.get(format!("{}/v1/{path}", self.agent_url))).await
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Answer<T>> {

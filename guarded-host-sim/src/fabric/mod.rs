@@ -25,7 +25,9 @@ use self::{
     service::Tls,
     watch::Watch,
 };
-use crate::{swtpm::TpmMaker, vm::volume::Volume};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+use crate::{client::NameTable, swtpm::TpmMaker, vm::volume::Volume};
 
 /// Where a fabric is and what it shares.
 pub struct Fabric {
@@ -41,7 +43,7 @@ impl Fabric {
         let tls = match https {
             true => Some(tls::issue(
                 &folder.join("tls"),
-                &["hgs.bastion.local", "hgs.elsewhere.local"],
+                &[ATTESTATION, KEY_PROTECTION],
             )?),
             false => None,
         };
@@ -120,6 +122,16 @@ impl Fabric {
         self.start_host(name, hgs, volume, &maker, crash_at)
     }
 
+    /// Certificates of the authorities that vouch for the fabric's TPMs, DER.
+    pub fn tpm_maker_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let maker = TpmMaker::open(&self.folder.join("tpm-maker"))?;
+        let read = |path: PathBuf| {
+            let pem = CertificateDer::from_pem_file(&path);
+            Ok(pem.with_context(|| format!("cannot read {}", path.display()))?.to_vec())
+        };
+        [maker.root_certificate(), maker.intermediate_certificate()].into_iter().map(read).collect()
+    }
+
     fn start_host(
         &self,
         name: &str,
@@ -129,7 +141,7 @@ impl Fabric {
         crash_at: Option<&str>,
     ) -> anyhow::Result<SimHost> {
         let folder = self.folder.join("hosts").join(name);
-        let agent = agent_arguments(hgs, volume, self.tls.as_ref());
+        let agent = agent_arguments(hgs, &folder, volume, self.tls.as_ref())?;
         let host = SimHost::start(&HostPlan {
             name,
             folder: &folder,
@@ -144,19 +156,35 @@ impl Fabric {
     }
 }
 
-/// What an agent is told: its HGS, as its administrator would configure it, and its volume.
-fn agent_arguments(hgs: &Hgs, volume: &Path, tls: Option<&Tls>) -> Vec<String> {
-    let url = |service: &service::Service| service.tls_url.clone().unwrap_or_else(|| service.url.clone());
+/// What an agent is told: its HGS, as its administrator would configure it, and its volume. Names
+/// resolve by the fabric's own table, which is written beside the host.
+fn agent_arguments(hgs: &Hgs, folder: &Path, volume: &Path, tls: Option<&Tls>) -> anyhow::Result<Vec<String>> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let port = if tls.is_some() { 443 } else { 80 };
+    let mut names = NameTable::default();
+    for (name, service) in [(ATTESTATION, &hgs.attestation), (KEY_PROTECTION, &hgs.kps)] {
+        let url = service.tls_url.as_ref().unwrap_or(&service.url);
+        let address = url.rsplit('/').next().unwrap_or_default();
+        names.0.insert(format!("{name}:{port}"), vec![address.parse()?]);
+    }
+    let table = folder.join("names.json");
+    fs::create_dir_all(folder)?;
+    fs::write(&table, serde_json::to_vec_pretty(&names)?)?;
     let mut arguments = vec![
         "--attestation-url".to_owned(),
-        format!("{}/Attestation", url(&hgs.attestation)),
-        "--kps-url".to_owned(),
-        format!("{}/KeyProtection", url(&hgs.kps)),
+        format!("{scheme}://{ATTESTATION}/Attestation"),
+        "--key-protection-url".to_owned(),
+        format!("{scheme}://{KEY_PROTECTION}/KeyProtection"),
+        "--names".to_owned(),
+        table.display().to_string(),
         "--volume".to_owned(),
         volume.display().to_string(),
     ];
     if let Some(tls) = tls {
-        arguments.extend(["--tls-root".to_owned(), tls.root.display().to_string()]);
+        arguments.extend(["--root-certificate".to_owned(), tls.root.display().to_string()]);
     }
-    arguments
+    Ok(arguments)
 }
+
+const ATTESTATION: &str = "attestation.bastion.local";
+const KEY_PROTECTION: &str = "keyprotection.bastion.local";

@@ -28,6 +28,12 @@ impl Watch {
         });
     }
 
+    /// A process that is about to be ended on purpose.
+    pub fn forget(&self, process: u32) {
+        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.retain(|w| w.process != process);
+    }
+
     /// Which process has ended, if one has, and its last words.
     pub fn gone(&self) -> Option<String> {
         let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,7 +27,17 @@ pub trait Host {
     /// Asks the VBS store.
     fn store(&self, request: VmRequest) -> impl Future<Output = Result<VmReply, VmError>>;
     /// Offers a suspended VM to the agent of `target` and waits for its decision.
-    fn offer(&self, target: &str, offer: &MigrationOffer) -> impl Future<Output = Result<GuestReport, VmError>>;
+    fn offer(&self, target: &Target, offer: &MigrationOffer) -> impl Future<Output = Result<GuestReport, VmError>>;
+}
+
+/// Where a VM is to go.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// The host's name.
+    pub target: String,
+    /// Base URL of its agent.
+    pub address: String,
 }
 
 /// What a source sends to the target of a migration.
@@ -154,14 +164,14 @@ pub async fn migrate(
     host: &impl Host,
     volume: &Volume,
     name: &VmName,
-    target: &str,
+    target: &Target,
     rng: &mut dyn Random,
 ) -> Result<Migrated, VmError> {
     let folder = volume.vm(name)?;
     let current = folder.current()?;
     require_owner(host, name, &current)?;
-    if target == host.name() {
-        return Err(VmError::Offer(format!("the VM {name} is on {target} already")));
+    if target.target == host.name() {
+        return Err(VmError::Offer(format!("the VM {name} is on {} already", target.target)));
     }
     let migration = MigrationId::random(rng);
     let vm = current.vm_id;
@@ -190,11 +200,11 @@ pub async fn migrate(
         return Err(match outcome {
             Err(refused @ VmError::TargetRefused { .. }) => refused,
             Err(other) => VmError::TargetRefused {
-                target: target.to_owned(),
+                target: target.target.clone(),
                 reason: other.to_string(),
             },
             Ok(_) => VmError::TargetRefused {
-                target: target.to_owned(),
+                target: target.target.clone(),
                 reason: "it answered without having committed".to_owned(),
             },
         });
@@ -360,6 +370,13 @@ mod tests {
         wire: Cell<Wire>,
     }
 
+    fn to(host: &str) -> Target {
+        Target {
+            target: host.to_owned(),
+            address: String::new(),
+        }
+    }
+
     #[derive(Clone, Copy, PartialEq)]
     enum Wire {
         Good,
@@ -422,7 +439,7 @@ mod tests {
             }
         }
 
-        async fn offer(&self, target: &str, offer: &MigrationOffer) -> Result<GuestReport, VmError> {
+        async fn offer(&self, target: &Target, offer: &MigrationOffer) -> Result<GuestReport, VmError> {
             let lost = || VmError::Unreachable("connection reset".to_owned());
             let host = self.target.borrow().clone().ok_or_else(lost)?;
             if self.wire.get() == Wire::Cut {
@@ -432,7 +449,7 @@ mod tests {
             match self.wire.get() {
                 Wire::AnswerLost => Err(lost()),
                 _ => taken.map_err(|e| VmError::TargetRefused {
-                    target: target.to_owned(),
+                    target: target.target.clone(),
                     reason: e.to_string(),
                 }),
             }
@@ -486,14 +503,14 @@ mod tests {
 
         // The wire is cut before the target hears of it: the guest goes on here, same boot.
         one.wire.set(Wire::Cut);
-        let failed = migrate(&*one, &volume, &name, "host02", rng).await.unwrap_err();
+        let failed = migrate(&*one, &volume, &name, &to("host02"), rng).await.unwrap_err();
         assert!(failed.to_string().contains("connection reset"), "{failed}");
         assert_eq!(one.phases(), [VmPhase::Running]);
         assert_eq!(one.store.borrow().prove(vm.id, b"c").unwrap().1.boot_id, booted.boot_id);
 
         // The answer is lost: the volume tells the source that the VM has moved.
         one.wire.set(Wire::AnswerLost);
-        let moved = migrate(&*one, &volume, &name, "host02", rng).await.unwrap();
+        let moved = migrate(&*one, &volume, &name, &to("host02"), rng).await.unwrap();
         assert_eq!((moved.owner_host.as_str(), moved.source_forgot), ("host02", true));
         assert!(one.phases().is_empty());
         let (proof, guest) = two.store.borrow().prove(vm.id, b"moved").unwrap();
@@ -506,7 +523,7 @@ mod tests {
         ));
 
         // And back, in good order.
-        let moved = migrate(&*two, &volume, &name, "host01", rng).await.unwrap();
+        let moved = migrate(&*two, &volume, &name, &to("host01"), rng).await.unwrap();
         assert_eq!(moved.guest.unwrap().boot_id, booted.boot_id);
         let offer_again = MigrationOffer {
             vm: name.clone(),

@@ -1,0 +1,228 @@
+//! VMs in the agent's control API: power-on, power-off, live migration, the owner's challenge.
+//!
+//! The agent relays between volume, store and KPS ([`crate::vm::operation`] has the order). Hosts
+//! trust each other for nothing: a target opens a package only with keys that it obtained itself.
+
+use std::{collections::HashMap, sync::Arc};
+
+use actix_web::{
+    HttpResponse, get, post,
+    web::{Data, Json, JsonConfig, Path, ServiceConfig},
+};
+use hgs_protocol::{
+    env::OsRandom,
+    wire::kps::{ErrorMessage, ServiceVersion},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::Agent;
+use crate::{
+    store::protocol::{StoreReply, StoreRequest},
+    vm::{
+        VmName,
+        guest::GuestReport,
+        operation::{self, Host, MigrationOffer, Target, VmError},
+        request::{Blob, VmReply, VmRequest},
+        volume::Volume,
+    },
+};
+
+/// One operation at a time per VM.
+#[derive(Default)]
+pub(super) struct VmLocks(Mutex<HashMap<VmName, Arc<Mutex<()>>>>);
+
+impl VmLocks {
+    async fn of(&self, name: &VmName) -> Arc<Mutex<()>> {
+        self.0.lock().await.entry(name.clone()).or_default().clone()
+    }
+}
+
+/// The routes about VMs, below `/v1`.
+pub(super) fn routes(config: &mut ServiceConfig) {
+    config
+        .app_data(JsonConfig::default().limit(LARGEST_OFFER))
+        .service(list)
+        .service(power_on)
+        .service(power_off)
+        .service(migrate)
+        .service(receive)
+        .service(prove);
+}
+
+/// The VMs whose keys this host's store holds.
+#[get("/v1/vms")]
+async fn list(agent: Data<Agent>) -> HttpResponse {
+    answer(agent.store(VmRequest::List).await)
+}
+
+/// Start-VM.
+#[post("/v1/vms/{name}/power-on")]
+async fn power_on(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
+    let lock = agent.vm_locks.of(&name).await;
+    let _one_at_a_time = lock.lock().await;
+    answer(match agent.volume() {
+        Ok(volume) => operation::power_on(&**agent, &volume, &name, &mut OsRandom).await,
+        Err(error) => Err(error),
+    })
+}
+
+/// Stop-VM, in an orderly way.
+#[post("/v1/vms/{name}/power-off")]
+async fn power_off(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
+    let lock = agent.vm_locks.of(&name).await;
+    let _one_at_a_time = lock.lock().await;
+    answer(match agent.volume() {
+        Ok(volume) => operation::power_off(&**agent, &volume, &name, &mut OsRandom).await,
+        Err(error) => Err(error),
+    })
+}
+
+/// Move-VM to the host `target`, whose agent answers at `address`.
+#[post("/v1/vms/{name}/migrate")]
+async fn migrate(agent: Data<Agent>, name: Path<VmName>, target: Json<Target>) -> HttpResponse {
+    let lock = agent.vm_locks.of(&name).await;
+    let _one_at_a_time = lock.lock().await;
+    answer(match agent.volume() {
+        Ok(volume) => operation::migrate(&**agent, &volume, &name, &target, &mut OsRandom).await,
+        Err(error) => Err(error),
+    })
+}
+
+/// Another host offers a VM.
+#[post("/v1/migrations")]
+async fn receive(agent: Data<Agent>, offer: Json<MigrationOffer>) -> HttpResponse {
+    let lock = agent.vm_locks.of(&offer.vm).await;
+    let _one_at_a_time = lock.lock().await;
+    answer(match agent.volume() {
+        Ok(volume) => operation::receive(&**agent, &volume, offer.into_inner(), &mut OsRandom).await,
+        Err(error) => Err(error),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Challenge {
+    challenge: Blob,
+}
+
+/// The owner's challenge to the guest.
+#[post("/v1/vms/{name}/prove")]
+async fn prove(agent: Data<Agent>, name: Path<VmName>, asked: Json<Challenge>) -> HttpResponse {
+    let current = agent
+        .volume()
+        .and_then(|volume| Ok(volume.vm(&name)?.current()?));
+    answer(match current {
+        Ok(current) => {
+            let request = VmRequest::Prove {
+                vm: current.vm_id,
+                challenge: asked.into_inner().challenge,
+            };
+            agent.store(request).await
+        }
+        Err(error) => Err(error),
+    })
+}
+
+impl Agent {
+    fn volume(&self) -> Result<Volume, VmError> {
+        let path = self.args.volume.as_deref().ok_or_else(|| {
+            VmError::Unreachable(format!(
+                "{} is attached to no volume: start it with --volume",
+                self.args.name
+            ))
+        })?;
+        Ok(Volume::open(path)?)
+    }
+}
+
+impl Host for Agent {
+    fn name(&self) -> &str {
+        &self.args.name
+    }
+
+    async fn health_certificate(&self, fresh: bool) -> Result<Vec<u8>, VmError> {
+        Agent::health_certificate(self, fresh)
+            .await
+            .map_err(|outcome| VmError::Attestation(outcome.detail))
+    }
+
+    async fn roll(&self, request: Vec<u8>) -> Result<Vec<u8>, VmError> {
+        // The base URL ends in `/KeyProtection` already.
+        let path = ServiceVersion::V2.roll_path();
+        let operation = path.split('/').skip(2).collect::<Vec<_>>().join("/");
+        let (status, body) = self
+            .key_protection(&operation, request)
+            .await
+            .map_err(VmError::Unreachable)?;
+        if status == 200 {
+            return Ok(body);
+        }
+        Err(match ErrorMessage::parse(&body) {
+            Ok(error) => VmError::Kps {
+                code: error.code,
+                message: error.message,
+            },
+            Err(_) => VmError::Unreachable(format!("the key protection service answered HTTP {status}")),
+        })
+    }
+
+    async fn store(&self, request: VmRequest) -> Result<VmReply, VmError> {
+        match self.ask_store(StoreRequest::Vm(request)).await {
+            Ok(StoreReply::Vm(VmReply::Refused { reason }) | StoreReply::Refused { reason }) => {
+                Err(VmError::Store(reason))
+            }
+            Ok(StoreReply::Vm(reply)) => Ok(reply),
+            Ok(_) => Err(VmError::Store("it answered something else than was asked".to_owned())),
+            Err(reason) => Err(VmError::Unreachable(reason)),
+        }
+    }
+
+    async fn offer(&self, target: &Target, offer: &MigrationOffer) -> Result<GuestReport, VmError> {
+        let lost = |reason: String| VmError::Unreachable(reason);
+        let url = format!("{}/v1/migrations", target.address.trim_end_matches('/'));
+        let body = serde_json::to_vec(offer).map_err(|e| lost(e.to_string()))?;
+        let answer = self
+            .client
+            .post(&url, "application/json", body)
+            .await
+            .map_err(|e| lost(e.to_string()))?;
+        if answer.status == 200 {
+            return serde_json::from_slice(&answer.body).map_err(|e| lost(e.to_string()));
+        }
+        let refusal: Option<Refusal> = serde_json::from_slice(&answer.body).ok();
+        Err(VmError::TargetRefused {
+            target: target.target.clone(),
+            reason: refusal.map_or_else(|| format!("HTTP {}", answer.status), |r| r.error),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// 200 with what was asked for, or a refusal whose status says whose it is.
+fn answer<T: Serialize>(result: Result<T, VmError>) -> HttpResponse {
+    match result {
+        Ok(value) => HttpResponse::Ok().json(value),
+        Err(error) => {
+            tracing::info!("refused: {error}");
+            let mut reply = match &error {
+                VmError::Unreachable(_) => HttpResponse::BadGateway(),
+                VmError::Attestation(_) | VmError::Kps { .. } => HttpResponse::Forbidden(),
+                VmError::Volume(_)
+                | VmError::NotOwner { .. }
+                | VmError::Store(_)
+                | VmError::Offer(_)
+                | VmError::TargetRefused { .. } => HttpResponse::Conflict(),
+            };
+            reply.json(json!({ "error": error.to_string() }))
+        }
+    }
+}
+
+/// A suspended guest in base64.
+const LARGEST_OFFER: usize = 64 << 20;

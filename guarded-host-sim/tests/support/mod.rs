@@ -1,0 +1,176 @@
+//! What the end-to-end tests share: a small fabric, a shielded VM on it, and a look at processes.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use guarded_host_sim::{
+    fabric::{Fabric, hgs::Hgs, host::SimHost},
+    owner::{OwnedVm, Owner},
+    swtpm::short_private_dir,
+    vm::{
+        VmName,
+        guest::GuestReport,
+        request::{Blob, VmReply},
+        volume::{Current, Volume},
+    },
+};
+use hgs_protocol::env::{Clock, OsRandom, Random};
+use serde_json::{Value, json};
+
+/// A folder that is removed with everything in it. Short, because sockets lie below it.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        Folder(short_private_dir().unwrap())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One HGS, a shielded VM, and what belongs to it. Fields are dropped in this order.
+pub struct Stage {
+    pub hgs: Hgs,
+    pub fabric: Fabric,
+    pub volume: Volume,
+    pub volume_path: PathBuf,
+    pub owner: Owner,
+    pub vm: OwnedVm,
+    pub secret: String,
+    pub folder: Folder,
+}
+
+impl Stage {
+    /// Sets the stage and starts and registers the hosts in `names`; the first owns the VM.
+    pub async fn set(names: &[&str]) -> (Stage, Vec<SimHost>) {
+        let folder = Folder::new();
+        let fabric = Fabric::new(&folder.0, false).unwrap();
+        let hgs = fabric.start_hgs("hgs").unwrap();
+        hgs.trust_signer().await.unwrap();
+        let (volume, volume_path) = fabric.volume("volume").unwrap();
+        let wanted: Vec<_> = names.iter().map(|name| (*name, &hgs, volume_path.as_path())).collect();
+        let mut started = fabric.start_hosts(&wanted).unwrap();
+        let hosts: Vec<SimHost> = names.iter().map(|name| started.remove(*name).unwrap()).collect();
+        for host in &hosts {
+            let [ek, boot_log, ci_policy] = host.registration().unwrap();
+            hgs.register_host(&host.name, &ek, &boot_log, &ci_policy).await.unwrap();
+        }
+        let rng: &mut dyn Random = &mut OsRandom;
+        let owner = Owner::new("owner", &folder.0.join("owner"), Clock::system().now(), rng).unwrap();
+        let guardian = Owner::import_guardian(&hgs.metadata().await.unwrap(), "HGS").unwrap().guardian;
+        let secret = hex::encode(rng.bytes::<24>());
+        let name = VmName::parse("payroll").unwrap();
+        let vm = owner
+            .shield(&name, secret.as_bytes(), &guardian, &volume, names[0], rng)
+            .unwrap();
+        let stage = Stage {
+            hgs,
+            fabric,
+            volume,
+            volume_path,
+            owner,
+            vm,
+            secret,
+            folder,
+        };
+        (stage, hosts)
+    }
+
+    pub fn current(&self) -> Current {
+        self.volume.vm(&self.vm.name).unwrap().current().unwrap()
+    }
+
+    pub fn restart(&self, name: &str, crash_at: Option<&str>) -> SimHost {
+        self.fabric
+            .restart_host(name, &self.hgs, &self.volume_path, crash_at)
+            .unwrap()
+    }
+
+    /// An error is a host that did not answer or refused; the caller knows what to expect.
+    pub async fn power_on(&self, host: &SimHost) -> Result<GuestReport, String> {
+        self.ask(host, "power-on", &json!({})).await
+    }
+
+    pub async fn migrate(&self, source: &SimHost, target: &SimHost) -> Result<Value, String> {
+        let ask = json!({ "target": target.name, "address": target.agent_url });
+        self.ask(source, "migrate", &ask).await
+    }
+
+    pub async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        host: &SimHost,
+        verb: &str,
+        body: &Value,
+    ) -> Result<T, String> {
+        host.post(&format!("vms/{}/{verb}", self.vm.name), body)
+            .await
+            .map_err(|e| format!("{e:#}"))?
+    }
+
+    /// Panics unless the guest on `host` knows the owner's secret.
+    pub async fn prove(&self, host: &SimHost) -> GuestReport {
+        let challenge = [7; 32];
+        let ask = json!({ "challenge": STANDARD.encode(challenge) });
+        match self.ask::<VmReply>(host, "prove", &ask).await.unwrap() {
+            VmReply::Proof { proof, guest } => {
+                assert_eq!(proof, Blob(self.vm.expected_proof(&challenge).to_vec()));
+                guest
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The processes whose command line or working directory mentions `needle`: id and command line.
+pub fn processes_of(needle: &Path) -> Vec<(u32, String)> {
+    let needle = needle.to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        if id == std::process::id() {
+            continue;
+        }
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let directory = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        if line.contains(needle) || directory.to_string_lossy().starts_with(needle) {
+            found.push((id, line));
+        }
+    }
+    found
+}
+
+/// The one process of `folder` whose command line has all of `words`.
+pub fn process(folder: &Path, words: &[&str]) -> u32 {
+    let all = processes_of(folder);
+    let found: Vec<&(u32, String)> = all.iter().filter(|(_, line)| words.iter().all(|w| line.contains(w))).collect();
+    match found.as_slice() {
+        [(id, _)] => *id,
+        other => panic!("{words:?}: {other:?} of {all:?}"),
+    }
+}
+
+pub fn kill(process: u32) {
+    let id = rustix::process::Pid::from_raw(process.try_into().unwrap()).unwrap();
+    let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+}
+
+/// Waits until `condition` holds, at most `seconds`.
+pub fn wait_until(seconds: u64, what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while !condition() {
+        assert!(Instant::now() < end, "after {seconds} s still not: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
