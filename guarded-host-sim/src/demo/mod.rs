@@ -4,6 +4,7 @@
 //! passes when its outcome is the expected one; a refusal must be the protocol's own, for its reason.
 
 pub mod narrator;
+mod refusals;
 mod story;
 
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use hgs_protocol::wire::kps::{ErrorMessage, RollTransportKeyRequest, RollTranspo
 use serde_json::{Value, json};
 use x509_cert::der::{Decode, Encode};
 
-use super::service::{Service, Tls};
+use super::service::{Service, Tls, http_client};
 
 /// A running HGS.
 pub struct Hgs {
@@ -41,7 +41,7 @@ impl Hgs {
         Ok(Hgs {
             attestation: attestation?,
             kps: kps.map_err(|_| anyhow!("the thread that starts the KPS panicked"))??,
-            http: reqwest::Client::new(),
+            http: http_client(60)?,
         })
     }
 

@@ -6,13 +6,12 @@ use std::{
     io::BufReader,
     path::{Path, PathBuf},
     process::ChildStdout,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::service::{beside_this_program, first_line};
+use super::service::{beside_this_program, first_line, http_client};
 use crate::child::{Child, Output, Plan};
 
 /// How to start a host.
@@ -79,7 +78,7 @@ impl SimHost {
             agent_url: agent_url.to_owned(),
             folder: plan.folder.to_path_buf(),
             child,
-            http: reqwest::Client::builder().timeout(Duration::from_secs(120)).build()?,
+            http: http_client(120)?,
             _output: output,
         })
     }

@@ -18,7 +18,7 @@ use hgs_service::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::child::{Child, Input, Output, Plan};
+use crate::child::{Child, Output, Plan};
 
 /// Certificate chain and key with which services of a fabric speak HTTPS, PEM files.
 #[derive(Clone, Debug)]
@@ -43,6 +43,7 @@ pub struct Service {
     token: String,
     folder: PathBuf,
     clock: PathBuf,
+    tls: Option<Tls>,
     child: Child,
     http: reqwest::Client,
     /// Held open, because a service must be able to write to its standard output.
@@ -52,11 +53,9 @@ pub struct Service {
 impl Service {
     /// Starts `name` with everything of it below `folder` (absolute) and waits until it is ready.
     pub fn start(name: &'static str, folder: &Path, tls: Option<&Tls>) -> anyhow::Result<Service> {
-        let program = beside_this_program(name)?;
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let (token, line) = new_token(Role::Administrator, &mut OsRandom);
-        let tokens = folder.join("admin-tokens");
-        fs::write(&tokens, line + "\n")?;
+        fs::write(folder.join("admin-tokens"), line + "\n")?;
         let kek = folder.join("key-encryption-key");
         if !kek.exists() {
             let key = hgs_protocol::secret::Secret32::random(&mut OsRandom);
@@ -64,47 +63,33 @@ impl Service {
         }
         // A socket's path has 108 bytes, and the folder may be deep.
         let clock = crate::swtpm::short_private_dir()?.join("clock");
-        let mut plan = Plan::new(&program, folder)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .arg("--data-dir")
-            .arg(folder.join("data"))
-            .arg("--admin-tokens")
-            .arg(&tokens)
-            .arg("--key-encryption-key-file")
-            .arg(&kek)
-            .arg("--lab-clock")
-            .arg(&clock)
-            .input(Input::Null)
-            .output(Output::Pipe)
-            .errors(Output::File(folder.join("log")));
-        if let Some(tls) = tls {
-            plan = plan
-                .args(["--tls-listen", "127.0.0.1:0", "--tls-certificate"])
-                .arg(&tls.certificate)
-                .arg("--tls-key")
-                .arg(&tls.key);
-        }
-        let mut child = plan.spawn()?;
-        let output = child.take_output().context("a service without standard output")?;
-        let (line, output) = first_line(name, output, &folder.join("log"))?;
-        let value = |key: &str| {
-            line.split(' ')
-                .find_map(|word| word.strip_prefix(key))
-                .map(str::to_owned)
-        };
-        let missing = || format!("{name} printed an unexpected first line: {line}");
+        let any = "127.0.0.1:0";
+        let (child, output, urls) = launch(name, folder, &clock, tls, [any, any, any])?;
+        let [url, admin_url, tls_url] = urls;
         Ok(Service {
             name,
-            url: value("service=").with_context(missing)?,
-            tls_url: value("tls="),
-            admin_url: value("admin=").with_context(missing)?,
+            url: url.with_context(|| format!("{name} does not say where it listens"))?,
+            tls_url,
+            admin_url: admin_url.with_context(|| format!("{name} does not say where administrators reach it"))?,
             token,
             folder: folder.to_path_buf(),
             clock,
+            tls: tls.cloned(),
             child,
-            http: reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?,
+            http: http_client(60)?,
             _output: output,
         })
+    }
+
+    /// Starts the service again at the same addresses, over its own data; if it runs, it is killed.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        let address = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();
+        let (public, admin) = (address(&self.url), address(&self.admin_url));
+        let tls = self.tls_url.as_deref().map(address).unwrap_or_default();
+        let listen = [public.as_str(), &admin, &tls];
+        (self.child, self._output, _) = launch(self.name, &self.folder, &self.clock, self.tls.as_ref(), listen)?;
+        Ok(())
     }
 
     /// Where the service keeps everything, its log included.
@@ -190,6 +175,58 @@ impl Drop for Service {
             let _ = fs::remove_dir_all(folder);
         }
     }
+}
+
+/// A client for plain HTTP on loopback; it has no TLS roots and asks no proxy.
+pub(super) fn http_client(seconds: u64) -> anyhow::Result<reqwest::Client> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Ok(reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(tls)
+        .timeout(Duration::from_secs(seconds))
+        .build()?)
+}
+
+type Launched = (Child, BufReader<ChildStdout>, [Option<String>; 3]);
+
+/// Starts the process and reads where it listens: service, administrators, TLS.
+fn launch(
+    name: &'static str,
+    folder: &Path,
+    clock: &Path,
+    tls: Option<&Tls>,
+    [listen, admin, tls_listen]: [&str; 3],
+) -> anyhow::Result<Launched> {
+    let log = folder.join("log");
+    let mut plan = Plan::new(beside_this_program(name)?, folder)
+        .args(["serve", "--listen", listen, "--admin-listen", admin])
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .arg("--admin-tokens")
+        .arg(folder.join("admin-tokens"))
+        .arg("--key-encryption-key-file")
+        .arg(folder.join("key-encryption-key"))
+        .arg("--lab-clock")
+        .arg(clock)
+        .output(Output::Pipe)
+        .errors(Output::File(log.clone()));
+    if let Some(tls) = tls {
+        plan = plan
+            .args(["--tls-listen", tls_listen, "--tls-certificate"])
+            .arg(&tls.certificate)
+            .arg("--tls-key")
+            .arg(&tls.key);
+    }
+    let mut child = plan.spawn()?;
+    let output = child.take_output().context("a service without standard output")?;
+    let (line, output) = first_line(name, output, &log)?;
+    let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)).map(str::to_owned);
+    let urls = [value("service="), value("admin="), value("tls=")];
+    Ok((child, output, urls))
 }
 
 /// The binary `name` beside the running program (or, for a test binary, one folder above).

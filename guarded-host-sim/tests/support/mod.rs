@@ -60,10 +60,13 @@ impl Stage {
         let wanted: Vec<_> = names.iter().map(|name| (*name, &hgs, volume_path.as_path())).collect();
         let mut started = fabric.start_hosts(&wanted).unwrap();
         let hosts: Vec<SimHost> = names.iter().map(|name| started.remove(*name).unwrap()).collect();
+        hgs.trust_tpm_makers(&fabric.tpm_maker_certificates().unwrap()).await.unwrap();
         for host in &hosts {
-            let [ek, boot_log, ci_policy] = host.registration().unwrap();
-            hgs.register_host(&host.name, &ek, &boot_log, &ci_policy).await.unwrap();
+            hgs.register_host(&host.name, &host.artefact("ek.cer").await.unwrap()).await.unwrap();
         }
+        let boot_log = hosts[0].artefact("boot.log").await.unwrap();
+        let ci_policy = hosts[0].artefact("SIPolicy.p7b").await.unwrap();
+        hgs.register_model("GuardedHost", &boot_log, &ci_policy).await.unwrap();
         let rng: &mut dyn Random = &mut OsRandom;
         let owner = Owner::new("owner", &folder.0.join("owner"), Clock::system().now(), rng).unwrap();
         let guardian = Owner::import_guardian(&hgs.metadata().await.unwrap(), "HGS").unwrap().guardian;
