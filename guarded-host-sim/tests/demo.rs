@@ -78,7 +78,10 @@ fn a_tpm_killed_midway_ends_the_demonstration_with_a_clear_message() {
     let (code, text) = end(demo);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the TPM of host02 does not answer"), "{text}");
-    assert!(text.lines().last().unwrap().contains("failed") || text.contains(" failed"), "{text}");
+    assert!(
+        text.lines().last().unwrap().contains("failed") || text.contains(" failed"),
+        "{text}"
+    );
     nothing_runs(&folder);
 }
 
@@ -88,7 +91,11 @@ fn a_killed_demonstration_leaves_no_process_behind() {
     let mut demo = start(&folder, &["--json"]);
     let hosts = folder.0.join("demo/hosts");
     wait_until(60, "hosts are up", || {
-        processes_of(&hosts).iter().filter(|(_, line)| line.contains(" agent ")).count() >= 2
+        processes_of(&hosts)
+            .iter()
+            .filter(|(_, line)| line.contains(" agent "))
+            .count()
+            >= 2
     });
     demo.kill().unwrap();
     demo.wait().unwrap();

@@ -37,7 +37,10 @@ async fn a_vm_starts_after_a_kill_at_every_commit_point_of_a_power_on() {
         wait_for_end(&mut host);
         let committed = stage.current() != before;
         let after_commit = ["power-on:committed", "power-on:vtpm-started", "power-on:booted"].contains(point);
-        assert_eq!(committed, after_commit, "what counts on the volume after a kill at {point}");
+        assert_eq!(
+            committed, after_commit,
+            "what counts on the volume after a kill at {point}"
+        );
         must_start(&stage, &mut host, &format!("at {point}")).await;
     }
 }

@@ -26,6 +26,7 @@ pub(super) async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
             .service(status)
             .service(artefact)
             .service(store)
+            .configure(super::vm::routes)
     })
     .workers(1)
     .bind(listen)?;

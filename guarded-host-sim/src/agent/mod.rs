@@ -6,6 +6,7 @@ mod attest;
 mod http;
 mod rtpm;
 mod status;
+mod vm;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -57,6 +58,9 @@ pub struct AgentArgs {
     /// Listen on another address than loopback too. The API has no authentication.
     #[arg(long)]
     pub allow_remote: bool,
+    /// The shared volume with the VMs' files.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
     /// Socket over which the lab moves this process's clock.
     #[arg(long)]
     pub lab_clock: Option<PathBuf>,
@@ -68,6 +72,7 @@ pub struct Agent {
     clock: Clock,
     client: LabClient,
     state: Mutex<State>,
+    vm_locks: vm::VmLocks,
 }
 
 /// What the last attestation left. Held while attesting, so that callers share one attempt.
@@ -103,6 +108,7 @@ impl Agent {
             clock,
             client,
             state: Mutex::default(),
+            vm_locks: vm::VmLocks::default(),
         })
     }
 

@@ -110,9 +110,7 @@ struct Challenge {
 /// The owner's challenge to the guest.
 #[post("/v1/vms/{name}/prove")]
 async fn prove(agent: Data<Agent>, name: Path<VmName>, asked: Json<Challenge>) -> HttpResponse {
-    let current = agent
-        .volume()
-        .and_then(|volume| Ok(volume.vm(&name)?.current()?));
+    let current = agent.volume().and_then(|volume| Ok(volume.vm(&name)?.current()?));
     answer(match current {
         Ok(current) => {
             let request = VmRequest::Prove {

@@ -64,12 +64,18 @@ pub(super) async fn tell(n: &mut Narrator, scene: &Scene<'_>, hosts: &mut Hosts)
     })
     .await;
     let name = "The VM is copied to a foreign fabric and started there: no wrapping for that KPS";
-    step(n, fabric, name, Refused(&["KeyProtectionAccessDeniedException"]), async {
-        let stranger = hosts.remove(STRANGER).context("there is no other host")?;
-        let (hgs, thief) = elsewhere(scene, stranger).await?;
-        let answer = scene.vm_call::<GuestReport>(&thief, "power-on", &json!({})).await?;
-        with_reason(&hgs, outcome(answer)).await
-    })
+    step(
+        n,
+        fabric,
+        name,
+        Refused(&["KeyProtectionAccessDeniedException"]),
+        async {
+            let stranger = hosts.remove(STRANGER).context("there is no other host")?;
+            let (hgs, thief) = elsewhere(scene, stranger).await?;
+            let answer = scene.vm_call::<GuestReport>(&thief, "power-on", &json!({})).await?;
+            with_reason(&hgs, outcome(answer)).await
+        },
+    )
     .await;
     Ok(())
 }
@@ -128,7 +134,14 @@ async fn elsewhere(scene: &Scene<'_>, mut stranger: SimHost) -> anyhow::Result<(
 fn copy_vm(scene: &Scene<'_>, to: &Volume) -> anyhow::Result<()> {
     let folder = scene.volume.vm(&scene.vm.name)?;
     let disk = std::fs::read(folder.disk_path())?;
-    to.create_vm(&scene.vm.name, scene.vm.id, STRANGER, &scene.files()?, &disk, &mut OsRandom)?;
+    to.create_vm(
+        &scene.vm.name,
+        scene.vm.id,
+        STRANGER,
+        &scene.files()?,
+        &disk,
+        &mut OsRandom,
+    )?;
     Ok(())
 }
 
@@ -202,7 +215,9 @@ mod tests {
     fn exactly_one_bit_of_the_signature_changes() {
         for first in 0..=255_u8 {
             let value = STANDARD.encode([first, 7, 9]);
-            let text = format!("<SignatureValue>x</SignatureValue><GuardianSignature WrappingId=\"1\"><SignatureValue>{value}<");
+            let text = format!(
+                "<SignatureValue>x</SignatureValue><GuardianSignature WrappingId=\"1\"><SignatureValue>{value}<"
+            );
             let changed = String::from_utf8(one_bit_changed(text.as_bytes()).unwrap()).unwrap();
             let new = changed.rsplit('>').next().unwrap().trim_end_matches('<');
             let bytes = STANDARD.decode(new).unwrap();

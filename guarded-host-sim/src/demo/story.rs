@@ -46,7 +46,10 @@ async fn try_tell(n: &mut Narrator, dir: &Path, https: bool) -> anyhow::Result<(
     let mut hosts = hosts(n, &fabric, &hgs, &volume.1).await?;
     n.part("3. A host attests");
     let name = "host01 attests over the RTPM exchange and receives its health certificate";
-    step(n, &fabric, name, Done, async { attested(named(&hosts, "host01")?).await }).await;
+    step(n, &fabric, name, Done, async {
+        attested(named(&hosts, "host01")?).await
+    })
+    .await;
     n.part("4. The owner shields a VM");
     let (owner, vm) = shield(n, &fabric, &guardian, &volume.0).await?;
     let scene = Scene {
@@ -86,7 +89,10 @@ async fn set_up(n: &mut Narrator, fabric: &Fabric) -> anyhow::Result<(Hgs, Guard
     let name = "HGS is initialised: attestation signer, signing and encryption certificates";
     step(n, fabric, name, Done, async {
         let hgs = blocking(|| fabric.start_hgs("hgs"))?;
-        let told = format!("attestation at {}, key protection at {}", hgs.attestation.url, hgs.kps.url);
+        let told = format!(
+            "attestation at {}, key protection at {}",
+            hgs.attestation.url, hgs.kps.url
+        );
         started = Some(hgs);
         Ok(Outcome::Done(told))
     })
@@ -142,7 +148,9 @@ async fn hosts(n: &mut Narrator, fabric: &Fabric, hgs: &Hgs, volume: &Path) -> a
             hgs.register_host(name, &ek).await?;
         }
         register_model(hgs, named(&hosts, "host01")?).await?;
-        Ok(Outcome::Done("three EK certificates, one TPM baseline, one CI policy".to_owned()))
+        Ok(Outcome::Done(
+            "three EK certificates, one TPM baseline, one CI policy".to_owned(),
+        ))
     })
     .await;
     Ok(hosts)
@@ -158,7 +166,10 @@ pub(super) async fn register_model(hgs: &Hgs, reference: &SimHost) -> anyhow::Re
 /// One attestation as the host's administrator sees it.
 pub(super) async fn attested(host: &SimHost) -> anyhow::Result<Outcome> {
     let told: Value = accepted(host.post("attest", &json!({})).await?)?;
-    let detail = told.get("detail").and_then(Value::as_str).unwrap_or("the agent gave no detail");
+    let detail = told
+        .get("detail")
+        .and_then(Value::as_str)
+        .unwrap_or("the agent gave no detail");
     let has = |key: &str| told.get(key).filter(|value| !value.is_null());
     match (has("certificate"), has("error")) {
         (Some(certificate), _) => {
@@ -226,11 +237,8 @@ async fn power_on(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts) -> anyhow:
             before.protector != after.protector,
             "the protector on disk is still the ingress protector"
         );
-        let opens = |key: &Generation, state: &Generation| {
-            scene
-                .owner
-                .opens(&key.protector, &state.guest_state, &mut OsRandom)
-        };
+        let opens =
+            |key: &Generation, state: &Generation| scene.owner.opens(&key.protector, &state.guest_state, &mut OsRandom);
         ensure!(opens(&before, &before)?, "the old key did not even open the old state");
         ensure!(opens(&after, &after)?, "the new key does not open the new state");
         ensure!(!opens(&before, &after)?, "the old key opens the new state");
@@ -249,7 +257,11 @@ async fn migrate(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts, booted: &Gu
         let ask = json!({ "target": target.name, "address": target.agent_url });
         match scene.vm_call::<Migrated>(source, "migrate", &ask).await? {
             Ok(migrated) => {
-                ensure!(migrated.owner_host == "host02", "the VM belongs to {}", migrated.owner_host);
+                ensure!(
+                    migrated.owner_host == "host02",
+                    "the VM belongs to {}",
+                    migrated.owner_host
+                );
                 moved = Some(migrated);
                 Ok(Outcome::Done("the VM belongs to host02".to_owned()))
             }
@@ -274,7 +286,10 @@ async fn migrate(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts, booted: &Gu
         let VmReply::List { vms } = accepted(source.get::<VmReply>("vms").await?)? else {
             return Err(anyhow!("host01 does not list its VMs"));
         };
-        ensure!(moved.source_forgot && vms.is_empty(), "host01 still holds keys of {vms:?}");
+        ensure!(
+            moved.source_forgot && vms.is_empty(),
+            "host01 still holds keys of {vms:?}"
+        );
         Ok(Outcome::Done("its VBS store holds no key of any VM".to_owned()))
     })
     .await;

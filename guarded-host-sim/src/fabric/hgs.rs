@@ -75,7 +75,10 @@ impl Hgs {
     pub async fn register_model(&self, model: &str, boot_log: &[u8], ci_policy: &[u8]) -> anyhow::Result<()> {
         let file = |content: &[u8]| json!({ "name": model, "content": STANDARD.encode(content) });
         self.attestation.admin_post("tpm-baselines", &file(boot_log)).await?;
-        self.attestation.admin_post("ci-policies", &file(ci_policy)).await.map(|_| ())
+        self.attestation
+            .admin_post("ci-policies", &file(ci_policy))
+            .await
+            .map(|_| ())
     }
 
     /// The attestation service's signer certificates, DER, from its public endpoint.

@@ -148,7 +148,8 @@ impl SimHost {
 
     /// GET from the agent, below `/v1`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
-        self.answer(self.http.get(format!("{}/v1/{path}", self.agent_url))).await
+        self.answer(self.http.get(format!("{}/v1/{path}", self.agent_url)))
+            .await
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Answer<T>> {

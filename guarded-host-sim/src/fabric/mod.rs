@@ -41,10 +41,7 @@ impl Fabric {
     /// A fabric below `folder` (absolute), whose services speak HTTPS to the hosts if asked.
     pub fn new(folder: &Path, https: bool) -> anyhow::Result<Fabric> {
         let tls = match https {
-            true => Some(tls::issue(
-                &folder.join("tls"),
-                &[ATTESTATION, KEY_PROTECTION],
-            )?),
+            true => Some(tls::issue(&folder.join("tls"), &[ATTESTATION, KEY_PROTECTION])?),
             false => None,
         };
         Ok(Fabric {
@@ -129,7 +126,10 @@ impl Fabric {
             let pem = CertificateDer::from_pem_file(&path);
             Ok(pem.with_context(|| format!("cannot read {}", path.display()))?.to_vec())
         };
-        [maker.root_certificate(), maker.intermediate_certificate()].into_iter().map(read).collect()
+        [maker.root_certificate(), maker.intermediate_certificate()]
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     fn start_host(

@@ -224,7 +224,11 @@ fn launch(
     let mut child = plan.spawn()?;
     let output = child.take_output().context("a service without standard output")?;
     let (line, output) = first_line(name, output, &log)?;
-    let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)).map(str::to_owned);
+    let value = |key: &str| {
+        line.split(' ')
+            .find_map(|word| word.strip_prefix(key))
+            .map(str::to_owned)
+    };
     let urls = [value("service="), value("admin="), value("tls=")];
     Ok((child, output, urls))
 }

@@ -23,10 +23,10 @@ use hgs_protocol::env::{Clock, OsRandom, Random};
 use serde_json::{Value, json};
 
 /// A folder that is removed with everything in it. Short, because sockets lie below it.
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    pub fn new() -> Folder {
+    pub(crate) fn new() -> Folder {
         Folder(short_private_dir().unwrap())
     }
 }
@@ -38,20 +38,20 @@ impl Drop for Folder {
 }
 
 /// One HGS, a shielded VM, and what belongs to it. Fields are dropped in this order.
-pub struct Stage {
-    pub hgs: Hgs,
-    pub fabric: Fabric,
-    pub volume: Volume,
-    pub volume_path: PathBuf,
-    pub owner: Owner,
-    pub vm: OwnedVm,
-    pub secret: String,
-    pub folder: Folder,
+pub(crate) struct Stage {
+    pub(crate) hgs: Hgs,
+    pub(crate) fabric: Fabric,
+    pub(crate) volume: Volume,
+    pub(crate) volume_path: PathBuf,
+    pub(crate) owner: Owner,
+    pub(crate) vm: OwnedVm,
+    pub(crate) secret: String,
+    pub(crate) folder: Folder,
 }
 
 impl Stage {
     /// Sets the stage and starts and registers the hosts in `names`; the first owns the VM.
-    pub async fn set(names: &[&str]) -> (Stage, Vec<SimHost>) {
+    pub(crate) async fn set(names: &[&str]) -> (Stage, Vec<SimHost>) {
         let folder = Folder::new();
         let fabric = Fabric::new(&folder.0, false).unwrap();
         let hgs = fabric.start_hgs("hgs").unwrap();
@@ -60,16 +60,22 @@ impl Stage {
         let wanted: Vec<_> = names.iter().map(|name| (*name, &hgs, volume_path.as_path())).collect();
         let mut started = fabric.start_hosts(&wanted).unwrap();
         let hosts: Vec<SimHost> = names.iter().map(|name| started.remove(*name).unwrap()).collect();
-        hgs.trust_tpm_makers(&fabric.tpm_maker_certificates().unwrap()).await.unwrap();
+        hgs.trust_tpm_makers(&fabric.tpm_maker_certificates().unwrap())
+            .await
+            .unwrap();
         for host in &hosts {
-            hgs.register_host(&host.name, &host.artefact("ek.cer").await.unwrap()).await.unwrap();
+            hgs.register_host(&host.name, &host.artefact("ek.cer").await.unwrap())
+                .await
+                .unwrap();
         }
         let boot_log = hosts[0].artefact("boot.log").await.unwrap();
         let ci_policy = hosts[0].artefact("SIPolicy.p7b").await.unwrap();
         hgs.register_model("GuardedHost", &boot_log, &ci_policy).await.unwrap();
         let rng: &mut dyn Random = &mut OsRandom;
         let owner = Owner::new("owner", &folder.0.join("owner"), Clock::system().now(), rng).unwrap();
-        let guardian = Owner::import_guardian(&hgs.metadata().await.unwrap(), "HGS").unwrap().guardian;
+        let guardian = Owner::import_guardian(&hgs.metadata().await.unwrap(), "HGS")
+            .unwrap()
+            .guardian;
         let secret = hex::encode(rng.bytes::<24>());
         let name = VmName::parse("payroll").unwrap();
         let vm = owner
@@ -88,27 +94,27 @@ impl Stage {
         (stage, hosts)
     }
 
-    pub fn current(&self) -> Current {
+    pub(crate) fn current(&self) -> Current {
         self.volume.vm(&self.vm.name).unwrap().current().unwrap()
     }
 
-    pub fn restart(&self, name: &str, crash_at: Option<&str>) -> SimHost {
+    pub(crate) fn restart(&self, name: &str, crash_at: Option<&str>) -> SimHost {
         self.fabric
             .restart_host(name, &self.hgs, &self.volume_path, crash_at)
             .unwrap()
     }
 
     /// An error is a host that did not answer or refused; the caller knows what to expect.
-    pub async fn power_on(&self, host: &SimHost) -> Result<GuestReport, String> {
+    pub(crate) async fn power_on(&self, host: &SimHost) -> Result<GuestReport, String> {
         self.ask(host, "power-on", &json!({})).await
     }
 
-    pub async fn migrate(&self, source: &SimHost, target: &SimHost) -> Result<Value, String> {
+    pub(crate) async fn migrate(&self, source: &SimHost, target: &SimHost) -> Result<Value, String> {
         let ask = json!({ "target": target.name, "address": target.agent_url });
         self.ask(source, "migrate", &ask).await
     }
 
-    pub async fn ask<T: serde::de::DeserializeOwned>(
+    pub(crate) async fn ask<T: serde::de::DeserializeOwned>(
         &self,
         host: &SimHost,
         verb: &str,
@@ -120,7 +126,7 @@ impl Stage {
     }
 
     /// Panics unless the guest on `host` knows the owner's secret.
-    pub async fn prove(&self, host: &SimHost) -> GuestReport {
+    pub(crate) async fn prove(&self, host: &SimHost) -> GuestReport {
         let challenge = [7; 32];
         let ask = json!({ "challenge": STANDARD.encode(challenge) });
         match self.ask::<VmReply>(host, "prove", &ask).await.unwrap() {
@@ -134,7 +140,7 @@ impl Stage {
 }
 
 /// The processes whose command line or working directory mentions `needle`: id and command line.
-pub fn processes_of(needle: &Path) -> Vec<(u32, String)> {
+pub(crate) fn processes_of(needle: &Path) -> Vec<(u32, String)> {
     let needle = needle.to_str().unwrap();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -155,22 +161,25 @@ pub fn processes_of(needle: &Path) -> Vec<(u32, String)> {
 }
 
 /// The one process of `folder` whose command line has all of `words`.
-pub fn process(folder: &Path, words: &[&str]) -> u32 {
+pub(crate) fn process(folder: &Path, words: &[&str]) -> u32 {
     let all = processes_of(folder);
-    let found: Vec<&(u32, String)> = all.iter().filter(|(_, line)| words.iter().all(|w| line.contains(w))).collect();
+    let found: Vec<&(u32, String)> = all
+        .iter()
+        .filter(|(_, line)| words.iter().all(|w| line.contains(w)))
+        .collect();
     match found.as_slice() {
         [(id, _)] => *id,
         other => panic!("{words:?}: {other:?} of {all:?}"),
     }
 }
 
-pub fn kill(process: u32) {
+pub(crate) fn kill(process: u32) {
     let id = rustix::process::Pid::from_raw(process.try_into().unwrap()).unwrap();
     let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
 }
 
 /// Waits until `condition` holds, at most `seconds`.
-pub fn wait_until(seconds: u64, what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(seconds: u64, what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(seconds);
     while !condition() {
         assert!(Instant::now() < end, "after {seconds} s still not: {what}");
