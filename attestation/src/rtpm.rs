@@ -284,3 +284,130 @@ const FIRST_READ: u8 = 2;
 const SECOND_READ: u8 = 3;
 const LONGEST_AGE: i64 = 120;
 const HMAC_SESSIONS: u32 = 0x02;
+
+#[cfg(test)]
+mod tests {
+    use hgs_protocol::{crypto::RsaPrivateKey, env::SeededRandom};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_770_000_000);
+
+    fn keys(current: u8, previous: Option<u8>) -> StateKeys {
+        StateKeys {
+            current: Secret32::new([current; 32]),
+            previous: previous.map(|byte| Secret32::new([byte; 32])),
+        }
+    }
+
+    fn ek() -> EndorsementKey {
+        let key = RsaPrivateKey::generate_2048().unwrap();
+        EndorsementKey::parse(&key.public().spki_der()).unwrap()
+    }
+
+    fn party(ek: &EndorsementKey, session: u128) -> Party<'_> {
+        Party {
+            session: SessionId(Uuid::from_u128(session)),
+            ek,
+        }
+    }
+
+    /// Resumes with the server's own blobs, which are no answers: a state that opens fails at them.
+    fn again(context: &Context, party: Party<'_>, keys: &StateKeys, now: UnixTime) -> RtpmError {
+        let resumed = resume(&context.encode(), party, keys, now, &mut SeededRandom::new(2));
+        resumed.err().unwrap()
+    }
+
+    #[test]
+    fn a_state_opens_for_its_own_session_key_and_time_only() {
+        let (mine, other) = (ek(), ek());
+        let context = begin(party(&mine, 1), &keys(1, None), NOW, &mut SeededRandom::new(1)).unwrap();
+        let mine_again = |keys: &StateKeys, now| again(&context, party(&mine, 1), keys, now);
+
+        assert!(matches!(mine_again(&keys(1, None), NOW), RtpmError::Blobs));
+        assert!(
+            matches!(mine_again(&keys(2, Some(1)), NOW), RtpmError::Blobs),
+            "the hour has turned"
+        );
+        assert!(matches!(mine_again(&keys(2, None), NOW), RtpmError::State));
+        assert!(matches!(
+            mine_again(&keys(1, None), NOW.plus_seconds(120)),
+            RtpmError::Blobs
+        ));
+        assert!(matches!(
+            mine_again(&keys(1, None), NOW.plus_seconds(121)),
+            RtpmError::Expired(121)
+        ));
+        assert!(matches!(
+            mine_again(&keys(1, None), NOW.plus_seconds(-60)),
+            RtpmError::Expired(-60)
+        ));
+        let one = keys(1, None);
+        assert!(matches!(again(&context, party(&mine, 2), &one, NOW), RtpmError::State));
+        assert!(matches!(again(&context, party(&other, 1), &one, NOW), RtpmError::State));
+    }
+
+    #[test]
+    fn any_changed_bit_of_the_state_is_refused() {
+        let ek = ek();
+        let context = begin(party(&ek, 1), &keys(1, None), NOW, &mut SeededRandom::new(1)).unwrap();
+        for place in 0..context.encrypted_buffer.len() {
+            let mut bad = context.clone();
+            bad.encrypted_buffer[place] ^= 0x80;
+            assert!(matches!(
+                again(&bad, party(&ek, 1), &keys(1, None), NOW),
+                RtpmError::State
+            ));
+        }
+        let mut bad = context.clone();
+        bad.enc_context.tag[0] ^= 1;
+        assert!(matches!(
+            again(&bad, party(&ek, 1), &keys(1, None), NOW),
+            RtpmError::State
+        ));
+    }
+
+    #[test]
+    fn an_absent_or_foreign_key_at_the_handle_is_named() {
+        let ek = ek();
+        let context = begin(party(&ek, 1), &keys(1, None), NOW, &mut SeededRandom::new(1)).unwrap();
+        let mut answer = context;
+        let info = hgs_protocol::wire::rtpm::DeviceInfo {
+            tpm_version: 2,
+            interface_type: 4,
+            implementation_version: 0,
+        };
+        let refused = hex::decode("80010000000a0000018b").unwrap();
+        answer.blobs = vec![Blob::DeviceInfo(info), Blob::Tpm(refused.clone()), Blob::Tpm(refused)];
+        let error = again(&answer, party(&ek, 1), &keys(1, None), NOW);
+        assert!(matches!(error, RtpmError::NotPersistent(_)), "{error}");
+    }
+
+    #[test]
+    fn a_state_survives_its_encoding_and_no_prefix_does() {
+        let state = State {
+            step: SECOND_READ,
+            issued_at: NOW,
+            exchange: [3; 16],
+            handle: 0x0200_0000,
+            key: Secret32::new([4; 32]),
+            nonce_caller: [5; 32],
+            nonce_tpm: [6; 32],
+            update_counter: 7,
+            values: [(0, [8; 32]), (14, [9; 32])].into(),
+        };
+        let (ek, keys) = (ek(), keys(1, None));
+        let context = state.seal(party(&ek, 1), &keys, Vec::new(), &mut SeededRandom::new(1));
+        let read = State::open(&context, party(&ek, 1), &keys).unwrap();
+        assert_eq!((read.step, read.issued_at, read.exchange), (SECOND_READ, NOW, [3; 16]));
+        assert_eq!((read.handle, read.update_counter), (0x0200_0000, 7));
+        assert_eq!((read.nonce_caller, read.nonce_tpm), ([5; 32], [6; 32]));
+        assert_eq!(read.key.expose(), &[4; 32]);
+        assert_eq!(read.values, state.values);
+        let empty = [0; 131];
+        assert!(State::read(&empty).is_some());
+        assert!((0..131).all(|length| State::read(&empty[..length]).is_none()));
+        assert!(State::read(&[0; 132]).is_none());
+    }
+}

@@ -1,5 +1,7 @@
 //! The service over real HTTP, asked by a host with a real TPM in software, and by attackers.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod attacks;
 mod fixture;
 mod urls;

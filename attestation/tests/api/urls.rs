@@ -55,6 +55,28 @@ async fn every_spelling_gives_the_signing_certificates_as_bare_numbers() {
     assert!(text.len() + 400 < 16_384, "one TLS record holds head and body");
 }
 
+/// One public client reads what is there when the head has come, once, and never again.
+#[tokio::test(flavor = "multi_thread")]
+async fn head_and_body_of_the_signing_certificates_leave_in_one_write() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let service = Service::start().await;
+    let address = service.url.strip_prefix("http://").unwrap();
+    for _ in 0..20 {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /Attestation/v2.0/signingCertificates HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 65_536];
+        let first = stream.read(&mut answer).await.unwrap();
+        let answer = std::str::from_utf8(&answer[..first]).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .unwrap();
+        assert_eq!(length, body.len().to_string(), "{head}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn service_info_verbs_paths_and_sizes() {
     let service = Service::start().await;
