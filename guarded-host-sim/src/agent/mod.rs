@@ -124,26 +124,23 @@ impl Agent {
     }
 
     /// A health certificate, DER: the one at hand, or one of a new attestation when `fresh`, when
-    /// there is none valid, or when two thirds of its life are over. In the last case a failure
-    /// leaves the old one in use.
+    /// there is none valid, or when two thirds of its life are over. In the last case an attempt
+    /// that reaches no service leaves the old one in use.
     pub async fn health_certificate(&self, fresh: bool) -> Result<Vec<u8>, Outcome> {
         let mut state = self.state.lock().await;
         let now = self.clock.now();
         let kept = state.health.clone().filter(|h| h.is_valid(now));
-        if !fresh && let Some(health) = kept {
-            if health.is_due(now) {
-                let old = health.clone();
-                if self.attest_into(&mut state).await.status != AttestationStatus::Passed {
-                    state.health = Some(old);
-                }
-            }
-        } else {
-            self.attest_into(&mut state).await;
+        if let Some(health) = &kept
+            && !fresh
+            && !health.is_due(now)
+        {
+            return Ok(health.encryption.der().to_vec());
         }
-        match (&state.health, &state.outcome) {
-            (Some(health), _) => Ok(health.encryption.der().to_vec()),
-            (None, Some(outcome)) => Err(outcome.clone()),
-            (None, None) => Err(self.not_attested()),
+        let outcome = self.attest_into(&mut state).await;
+        let usable = outcome.status == AttestationStatus::Passed || (kept.is_some() && !fresh);
+        match &state.health {
+            Some(health) if usable => Ok(health.encryption.der().to_vec()),
+            _ => Err(outcome),
         }
     }
 
@@ -196,8 +193,6 @@ impl Agent {
     }
 
     async fn attest_into(&self, state: &mut State) -> Outcome {
-        // Any failure leaves the host without a certificate.
-        state.health = None;
         let outcome = match self.args.attestation_url {
             None => self.not_attested(),
             Some(_) => match self.attest_now().await {
@@ -206,7 +201,14 @@ impl Agent {
                     state.health = Some(health);
                     outcome
                 }
-                Err(error) => Outcome::failed(&error),
+                Err(error) => {
+                    // An error reply is a verdict on this host and leaves it without a certificate;
+                    // a service that is not reached has said nothing (MS-HGSA 3.2.5).
+                    if matches!(error, AttestError::Refused(..)) {
+                        state.health = None;
+                    }
+                    Outcome::failed(&error)
+                }
             },
         };
         tracing::info!(host = %self.args.name, status = ?outcome.status, "{}", outcome.detail);
