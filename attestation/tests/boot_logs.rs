@@ -1,4 +1,5 @@
 //! Boot logs of real machines, explained and compared with what was found for each independently.
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
