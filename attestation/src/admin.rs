@@ -104,7 +104,7 @@ async fn add_host(app: Data<App>, new: Json<NewHost>) -> Answer {
         Some(text) => {
             let der = decode(text)?;
             let named = EndorsementKey::from_certificate(&der).map_err(invalid)?;
-            match prove(&der, &trusted(&app).await?, app.clock.now()) {
+            match prove(&der, &trusted(&app).await?, app.env.now()) {
                 Ok((key, vendor)) => Ok((key, Some(vendor))),
                 Err(error) => Err((Some(named), error.to_string())),
             }
@@ -133,7 +133,7 @@ async fn add_host(app: Data<App>, new: Json<NewHost>) -> Answer {
         ek_sha256: key.sha256(),
         unproven: vendor.is_none(),
         vendor,
-        added_at: app.clock.now(),
+        added_at: app.env.now(),
     };
     match app.store.add_host(&host).await? {
         true => Ok(HttpResponse::Created().json(host)),

@@ -8,7 +8,6 @@ use actix_web::{
     web::{self, Bytes, Data, Payload},
 };
 use hgs_protocol::{
-    env::OsRandom,
     health::AttestationMode,
     wire::hgsa::{Reply, Request},
 };
@@ -99,7 +98,7 @@ async fn attest(app: &Data<App>, body: &Bytes, v2: bool) -> HttpResponse {
         Err(error) => Err(Refusal::Payload(error.to_string())),
     };
     let outcome = match ask {
-        Ok(ask) => App::decide(app.clone().into_inner(), ask, OsRandom).await,
+        Ok(ask) => App::decide(app.clone().into_inner(), ask).await,
         Err(refusal) => Err(refusal),
     };
     match outcome {

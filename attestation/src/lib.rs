@@ -23,7 +23,7 @@ use std::{
 use actix_web::web;
 use anyhow::Context;
 use hgs_protocol::{
-    env::{Clock, OsRandom, Random, UnixTime},
+    env::{Env, UnixTime},
     health::{self, AttestationSigner},
     secret::Secret32,
     wire::hgsa::Reply,
@@ -69,7 +69,7 @@ pub struct App {
     pub(crate) store: Store,
     pub(crate) audit: Audit,
     pub(crate) kek: Kek,
-    pub(crate) clock: Clock,
+    pub(crate) env: Env,
     pub(crate) metrics: Metrics,
     /// Requests that work or wait; beyond it one is turned away at once.
     pub(crate) admitted: Semaphore,
@@ -80,10 +80,11 @@ pub struct App {
 }
 
 /// Opens the database, makes the signer on the first start, and binds the listeners.
-pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyhow::Result<Bound> {
+pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) -> anyhow::Result<Bound> {
+    let env = env.into();
     let database = Database::open(&settings.database_url, &SQLITE, &POSTGRES).await?;
     let store = Store::new(database.clone());
-    let signer = signer(&store, &settings.kek, &clock).await?;
+    let signer = signer(&store, &settings.kek, &env).await?;
     let chain = health::certificates_only(&[signer.certificate_der()])?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let metrics = Metrics::new();
@@ -92,9 +93,9 @@ pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyh
         signer,
         lifetime: Duration::from_secs(options.health_certificate_minutes.saturating_mul(60)),
         store,
-        audit: Audit::start(database.clone(), &settings.kek, clock.clone(), &mut OsRandom),
+        audit: Audit::start(database.clone(), &settings.kek, env.clock.clone(), &mut env.rng()),
         kek: settings.kek.clone(),
-        clock: clock.clone(),
+        env: env.clone(),
         metrics: metrics.clone(),
         admitted: Semaphore::new(cores.saturating_mul(32)),
         cores: Semaphore::new(cores),
@@ -110,14 +111,14 @@ pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyh
     let admin = move |config: &mut web::ServiceConfig| {
         config.app_data(app.clone()).configure(admin::routes);
     };
-    bind(settings, clock, database, metrics, public, admin)
+    bind(settings, env.clock, database, metrics, public, admin)
 }
 
 /// The signer of this fabric, shared by all replicas; made when there is none.
-async fn signer(store: &Store, kek: &Kek, clock: &Clock) -> anyhow::Result<AttestationSigner> {
+async fn signer(store: &Store, kek: &Kek, env: &Env) -> anyhow::Result<AttestationSigner> {
     if store.sealed(SIGNER).await?.is_none() {
-        let made = AttestationSigner::generate(clock.now(), &mut OsRandom)?;
-        let sealed = kek.seal(SIGNER, made.expose_pkcs8(), &mut OsRandom);
+        let made = AttestationSigner::generate(env.now(), &mut env.rng())?;
+        let sealed = kek.seal(SIGNER, made.expose_pkcs8(), &mut env.rng());
         store.seal_first(SIGNER, made.certificate_der(), &sealed).await?;
         tracing::info!("made the attestation signer");
     }
@@ -130,7 +131,7 @@ async fn signer(store: &Store, kek: &Kek, clock: &Clock) -> anyhow::Result<Attes
 
 impl App {
     /// Loads what is known, decides, records, and only then answers.
-    pub(crate) async fn decide(app: Arc<App>, ask: Ask, mut rng: impl Random + 'static) -> Result<Reply, Refusal> {
+    pub(crate) async fn decide(app: Arc<App>, ask: Ask) -> Result<Reply, Refusal> {
         let ek = ask.ek.sha256();
         let unreachable = |error: sqlx::Error| {
             tracing::error!(%error, "the database failed an attestation");
@@ -155,10 +156,10 @@ impl App {
                 state_keys: &state_keys,
                 signer: &worker.signer,
                 lifetime: worker.lifetime,
-                now: worker.clock.now(),
-                unshifted: worker.clock.unshifted(),
+                now: worker.env.now(),
+                unshifted: worker.env.clock.unshifted(),
             };
-            let decision = attest_tpm(&ask, &known, &mut rng);
+            let decision = attest_tpm(&ask, &known, &mut worker.env.rng());
             (ask, decision)
         })
         .await;
@@ -194,7 +195,7 @@ impl App {
 
     /// The hour's key for sealed states, drawn by whichever replica needs it first.
     async fn state_keys(&self) -> Result<StateKeys, sqlx::Error> {
-        let UnixTime(now) = self.clock.unshifted();
+        let UnixTime(now) = self.env.clock.unshifted();
         let hour = now.div_euclid(HOUR);
         let fresh = now.rem_euclid(HOUR) < STATE_LIFE;
         Ok(StateKeys {
@@ -214,8 +215,8 @@ impl App {
         }
         let name = format!("rtpm-state-{hour}");
         if self.store.sealed(&name).await?.is_none() {
-            let drawn = Secret32::random(&mut OsRandom);
-            let sealed = self.kek.seal(&name, drawn.expose(), &mut OsRandom);
+            let drawn = Secret32::random(&mut self.env.rng());
+            let sealed = self.kek.seal(&name, drawn.expose(), &mut self.env.rng());
             self.store.seal_first(&name, &[], &sealed).await?;
             self.store.forget_sealed(&format!("rtpm-state-{}", hour - 2)).await?;
         }

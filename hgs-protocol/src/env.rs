@@ -118,6 +118,51 @@ impl Random for OsRandom {
     }
 }
 
+impl Random for Box<dyn Random> {
+    fn fill(&mut self, out: &mut [u8]) {
+        (**self).fill(out);
+    }
+}
+
+/// Where a process takes time and randomness from. Only a shell holds one; a story gets values.
+#[derive(Clone)]
+pub struct Env {
+    /// The process's clock.
+    pub clock: Clock,
+    random: Arc<dyn Fn() -> Box<dyn Random> + Send + Sync>,
+}
+
+impl Env {
+    /// The system's clock and generator.
+    pub fn system() -> Env {
+        Env::from(Clock::system())
+    }
+
+    /// `clock`, and generators that `random` makes: a test then knows every value that was drawn.
+    pub fn with_random(clock: Clock, random: impl Fn() -> Box<dyn Random> + Send + Sync + 'static) -> Env {
+        Env {
+            clock,
+            random: Arc::new(random),
+        }
+    }
+
+    /// The lab's time.
+    pub fn now(&self) -> UnixTime {
+        self.clock.now()
+    }
+
+    /// A generator for one decision.
+    pub fn rng(&self) -> Box<dyn Random> {
+        (self.random)()
+    }
+}
+
+impl From<Clock> for Env {
+    fn from(clock: Clock) -> Env {
+        Env::with_random(clock, || Box::new(OsRandom))
+    }
+}
+
 /// A repeatable stream for tests: SHA-256 over seed and counter. Not for production.
 #[derive(Clone, Debug)]
 pub struct SeededRandom {

@@ -97,7 +97,7 @@ async fn add_signer(app: web::Data<App>, new: web::Json<NewSigner>) -> HttpRespo
     if let Err(refusal) = record(&app, "attestation-signer-trusted", &row.thumbprint).await {
         return refusal;
     }
-    match app.store.trust_signer(&row, app.clock.now()).await {
+    match app.store.trust_signer(&row, app.env.now()).await {
         Ok(()) => HttpResponse::Created().json(show(&row)),
         Err(error) => unavailable(&error),
     }

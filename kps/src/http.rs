@@ -8,7 +8,6 @@ use actix_web::{
 };
 use hgs_protocol::{
     crypto::sha256,
-    env::OsRandom,
     health::{HealthCertificate, TrustedSigner},
     protector::{Metadata, Release},
     wire::kps::{CONTENT_TYPE, MAX_REQUEST, METADATA_PATH, RollTransportKeyRequest, ServiceVersion},
@@ -104,7 +103,7 @@ async fn roll_transport_key(
             rules: &app.rules,
             max_offline_unwraps: app.max_offline_unwraps,
         };
-        let outcome = roll::roll_transport_key(&ask, version, &guardian, app.clock.now(), &mut OsRandom);
+        let outcome = roll::roll_transport_key(&ask, version, &guardian, app.env.now(), &mut app.env.rng());
         Ok::<_, Refusal>((ask, outcome))
     })
     .await??;

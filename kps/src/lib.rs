@@ -11,11 +11,7 @@ pub mod store;
 use std::sync::Arc;
 
 use actix_web::web;
-use hgs_protocol::{
-    env::{Clock, OsRandom},
-    health::AcceptanceRules,
-    protector::GuardianKeys,
-};
+use hgs_protocol::{env::Env, health::AcceptanceRules, protector::GuardianKeys};
 use hgs_service::{
     audit::Audit,
     database::Database,
@@ -43,7 +39,7 @@ pub struct App {
     pub(crate) store: Store,
     pub(crate) audit: Audit,
     pub(crate) kek: Kek,
-    pub(crate) clock: Clock,
+    pub(crate) env: Env,
     pub(crate) metrics: Metrics,
     /// One permit per core: cryptographic work under way.
     pub(crate) cores: Semaphore,
@@ -52,7 +48,8 @@ pub struct App {
 }
 
 /// Opens the database, makes the certificates on the first start, and binds the listeners.
-pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyhow::Result<Bound> {
+pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) -> anyhow::Result<Bound> {
+    let env = env.into();
     let database = Database::open(
         &settings.database_url,
         &sqlx::migrate!("../migrations/kps/sqlite"),
@@ -60,7 +57,7 @@ pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyh
     )
     .await?;
     let store = Store::new(database.clone());
-    let keys = guardian::load_or_make(&store, &settings.kek, clock.now(), &mut OsRandom).await?;
+    let keys = guardian::load_or_make(&store, &settings.kek, env.now(), &mut env.rng()).await?;
     let metrics = Metrics::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let app = web::Data::from(Arc::new(App {
@@ -68,9 +65,9 @@ pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyh
         rules: AcceptanceRules::default(),
         max_offline_unwraps: options.max_offline_unwraps,
         store,
-        audit: Audit::start(database.clone(), &settings.kek, clock.clone(), &mut OsRandom),
+        audit: Audit::start(database.clone(), &settings.kek, env.clock.clone(), &mut env.rng()),
         kek: settings.kek.clone(),
-        clock: clock.clone(),
+        env: env.clone(),
         metrics: metrics.clone(),
         cores: Semaphore::new(cores),
         admitted: Semaphore::new(cores * WAITING_PER_CORE),
@@ -78,7 +75,7 @@ pub async fn start(settings: &Settings, options: &Options, clock: Clock) -> anyh
     let admin = app.clone();
     bind(
         settings,
-        clock,
+        env.clock,
         database,
         metrics,
         move |service| {
