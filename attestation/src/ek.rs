@@ -188,3 +188,128 @@ fn within_dates(certificate: &Certificate, now: UnixTime) -> bool {
 
 /// More certificates than any vendor's chain has.
 const MOST_STEPS: usize = 6;
+
+#[cfg(test)]
+mod tests {
+    use hgs_protocol::{crypto::RsaPrivateKey, wire::vsm::encode_rsa1};
+    use rcgen::{
+        BasicConstraints as Constraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+        PKCS_RSA_SHA256,
+    };
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_770_000_000);
+
+    fn key() -> KeyPair {
+        let key = RsaPrivateKey::generate_2048().unwrap();
+        let der = rustls::pki_types::PrivatePkcs8KeyDer::from(key.expose_pkcs8()).into();
+        KeyPair::from_der_and_sign_algo(&der, &PKCS_RSA_SHA256).unwrap()
+    }
+
+    fn params(name: &str, is_ca: bool) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = match is_ca {
+            true => IsCa::Ca(Constraints::Unconstrained),
+            false => IsCa::NoCa,
+        };
+        if !is_ca {
+            let purpose = oid::EK_CERTIFICATE.arcs().map(u64::from).collect();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(purpose)];
+        }
+        params
+    }
+
+    struct Maker {
+        root: Vec<u8>,
+        middle: Vec<u8>,
+        issuer: Issuer<'static, KeyPair>,
+        leaf_key: KeyPair,
+    }
+
+    impl Maker {
+        fn new(middle_is_ca: bool) -> Maker {
+            let (root_key, middle_key) = (key(), key());
+            let root = params("root", true).self_signed(&root_key).unwrap();
+            let root_issuer = Issuer::new(params("root", true), root_key);
+            let middle = params("middle", middle_is_ca)
+                .signed_by(&middle_key, &root_issuer)
+                .unwrap();
+            Maker {
+                root: root.der().to_vec(),
+                middle: middle.der().to_vec(),
+                issuer: Issuer::new(params("middle", true), middle_key),
+                leaf_key: key(),
+            }
+        }
+
+        fn leaf(&self, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+            let mut leaf = params("tpm", false);
+            change(&mut leaf);
+            leaf.signed_by(&self.leaf_key, &self.issuer).unwrap().der().to_vec()
+        }
+
+        fn trusted(&self) -> Vec<VendorCertificate> {
+            [&self.middle, &self.root]
+                .map(|der| VendorCertificate::parse(der).unwrap())
+                .to_vec()
+        }
+    }
+
+    #[test]
+    fn a_chain_to_a_trusted_root_proves_the_key() {
+        let maker = Maker::new(true);
+        let leaf = maker.leaf(|_| {});
+        let (key, vendor) = prove(&leaf, &maker.trusted(), NOW).unwrap();
+        assert_eq!(key, EndorsementKey::from_certificate(&leaf).unwrap());
+        assert_eq!(vendor, "CN=root");
+    }
+
+    #[test]
+    fn each_broken_chain_has_its_reason() {
+        let maker = Maker::new(true);
+        let leaf = maker.leaf(|_| {});
+        let trusted = maker.trusted();
+        let refused = |der: &[u8], trusted: &[VendorCertificate]| prove(der, trusted, NOW).unwrap_err();
+        assert_eq!(refused(&leaf, &[]), EndorsementKeyError::Untrusted);
+        assert_eq!(refused(&leaf, &trusted[..1]), EndorsementKeyError::Untrusted, "no root");
+        assert_eq!(
+            refused(&leaf, &trusted[1..]),
+            EndorsementKeyError::Untrusted,
+            "no intermediate"
+        );
+        let stranger = Maker::new(true);
+        assert_eq!(
+            refused(&leaf, &stranger.trusted()),
+            EndorsementKeyError::Untrusted,
+            "equal names"
+        );
+        let not_ca = Maker::new(false);
+        assert_eq!(
+            refused(&not_ca.leaf(|_| {}), &not_ca.trusted()),
+            EndorsementKeyError::Untrusted
+        );
+
+        let expired = maker.leaf(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+        assert_eq!(refused(&expired, &trusted), EndorsementKeyError::Dates);
+        let authority = maker.leaf(|params| params.is_ca = IsCa::Ca(Constraints::Unconstrained));
+        assert_eq!(refused(&authority, &trusted), EndorsementKeyError::Purpose);
+        let server = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let server = maker.leaf(|params| params.extended_key_usages = server);
+        assert_eq!(refused(&server, &trusted), EndorsementKeyError::Purpose);
+        assert_eq!(refused(&[0x30, 0], &trusted), EndorsementKeyError::Certificate);
+    }
+
+    #[test]
+    fn two_forms_of_one_key_are_one_key() {
+        let key = RsaPrivateKey::generate_2048().unwrap();
+        let spki = EndorsementKey::parse(&key.public().spki_der()).unwrap();
+        let blob = EndorsementKey::parse(&encode_rsa1(key.public())).unwrap();
+        assert_eq!(spki, blob);
+        assert_eq!(spki.sha256(), key.public().spki_sha256());
+        for bad in [&[][..], &[0x30], b"RSA1", &[0, 4, 0, 1, 0, 11]] {
+            assert_eq!(EndorsementKey::parse(bad), Err(EndorsementKeyError::Form));
+        }
+    }
+}

@@ -42,6 +42,7 @@ pub(crate) fn missing_tools(test: &str) -> bool {
 
 pub(crate) struct Service {
     pub(crate) url: String,
+    pub(crate) tls_url: Option<String>,
     admin: String,
     token: String,
     pub(crate) client: reqwest::Client,
@@ -50,6 +51,24 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) async fn start() -> Service {
+        Service::start_with(|_, args| args).await
+    }
+
+    /// With an HTTPS listener too; answers the certificate that it shows, DER.
+    pub(crate) async fn start_tls() -> (Service, Vec<u8>) {
+        let shown = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let service = Service::start_with(|dir, mut args| {
+            let (certificate, key) = (dir.join("tls.pem"), dir.join("tls.key"));
+            std::fs::write(&certificate, shown.cert.pem()).unwrap();
+            std::fs::write(&key, shown.signing_key.serialize_pem()).unwrap();
+            args.tls_listen = Some(([127, 0, 0, 1], 0).into());
+            (args.tls_certificate, args.tls_key) = (Some(certificate), Some(key));
+            args
+        });
+        (service.await, shown.cert.der().to_vec())
+    }
+
+    async fn start_with(change: impl FnOnce(&std::path::Path, ServiceArgs) -> ServiceArgs) -> Service {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let kek = dir.path().join("kek");
@@ -57,22 +76,23 @@ impl Service {
         let (token, line) = new_token(Role::Administrator, &mut OsRandom);
         let tokens = dir.path().join("tokens");
         std::fs::write(&tokens, format!("{line}\n")).unwrap();
-        let settings = ServiceArgs {
+        let args = ServiceArgs {
             data_dir: Some(dir.path().join("data")),
             key_encryption_key_file: Some(kek),
             admin_tokens: Some(tokens),
             ..ServiceArgs::default()
-        }
-        .resolve("attestation")
-        .unwrap();
+        };
+        let settings = change(dir.path(), args).resolve("attestation").unwrap();
         let options = Options {
             health_certificate_minutes: 480,
         };
         let bound = attestation::start(&settings, &options, Clock::system()).await.unwrap();
         let (url, admin) = (bound.service_url.clone(), bound.admin_url.clone());
+        let tls_url = bound.tls_url.clone();
         tokio::spawn(bound.run());
         Service {
             url,
+            tls_url,
             admin,
             token,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),

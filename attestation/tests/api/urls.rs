@@ -77,6 +77,69 @@ async fn head_and_body_of_the_signing_certificates_leave_in_one_write() {
     }
 }
 
+/// The same over TLS: one record, or that client finds no body.
+#[tokio::test(flavor = "multi_thread")]
+async fn head_and_body_of_the_signing_certificates_leave_in_one_tls_record() {
+    let (service, certificate) = Service::start_tls().await;
+    let address = service
+        .tls_url
+        .as_deref()
+        .unwrap()
+        .strip_prefix("https://")
+        .unwrap()
+        .to_owned();
+    let first_records = move || {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.into()).unwrap();
+        // Version 1.2, because in 1.3 session tickets come as records of the same type.
+        let config = rustls::ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12])
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let config = std::sync::Arc::new(config);
+        (0..20)
+            .map(|_| first_record(&address, config.clone()))
+            .collect::<Vec<_>>()
+    };
+    for answer in tokio::task::spawn_blocking(first_records).await.unwrap() {
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .unwrap();
+        assert_eq!(length, body.len().to_string(), "{head}");
+    }
+}
+
+/// Asks over a new connection and decrypts the first record of the answer alone.
+fn first_record(address: &str, config: std::sync::Arc<rustls::ClientConfig>) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(address).unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut connection = rustls::ClientConnection::new(config, name).unwrap();
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket).unwrap();
+    }
+    let request = b"GET /Attestation/v2.0/signingCertificates HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    connection.writer().write_all(request).unwrap();
+    while connection.wants_write() {
+        connection.write_tls(&mut socket).unwrap();
+    }
+    let mut record = vec![0; 5];
+    socket.read_exact(&mut record).unwrap();
+    assert_eq!(record[0], 23, "application data");
+    let length = usize::from(u16::from_be_bytes([record[3], record[4]]));
+    record.resize(5 + length, 0);
+    socket.read_exact(&mut record[5..]).unwrap();
+    let mut record = record.as_slice();
+    while !record.is_empty() {
+        connection.read_tls(&mut record).unwrap();
+    }
+    let state = connection.process_new_packets().unwrap();
+    let mut plain = vec![0; state.plaintext_bytes_to_read()];
+    connection.reader().read_exact(&mut plain).unwrap();
+    String::from_utf8(plain).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn service_info_verbs_paths_and_sizes() {
     let service = Service::start().await;
