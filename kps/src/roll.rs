@@ -57,8 +57,8 @@ impl Guardian<'_> {
 
 /// The three algorithms that a host asks for are one suite's; nothing is negotiated.
 fn check_algorithms(ask: &RollTransportKeyRequest) -> Result<(), Refusal> {
-    let transfer = &ask.transfer_key_encryption_algorithm;
-    if KeyTransport::from_uri(transfer).is_none() {
+    // Health certificates hold RSA keys only, since the key that a TPM log measures is one.
+    if KeyTransport::from_uri(&ask.transfer_key_encryption_algorithm) != Some(KeyTransport::RsaOaep) {
         return Err(Refusal::UnsupportedAlgorithm("transfer key"));
     }
     if ask.wrapping_key_encryption_algorithm != KW_AES256 {

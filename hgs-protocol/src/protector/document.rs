@@ -328,7 +328,11 @@ fn read_encrypted_data(node: Node<'_>) -> Result<(KeyTransport, Vec<u8>), Protec
     let mut children = node.children()?;
     if let Some(mut parameters) = read_parameters(&mut children)? {
         // Each may be left out, and then means what the suite says.
-        for (namespace, name, algorithm) in [(NS_DSIG, "DigestMethod", SHA256), (NS_XENC11, "MGF", MGF1_SHA256)] {
+        let known: &[(&str, &str, &str)] = match transport {
+            KeyTransport::RsaOaep => &[(NS_DSIG, "DigestMethod", SHA256), (NS_XENC11, "MGF", MGF1_SHA256)],
+            KeyTransport::EcdhEs => &[],
+        };
+        for (namespace, name, algorithm) in known {
             if let Some(method) = parameters.optional(namespace, name) {
                 expect_algorithm(method, algorithm)?;
             }

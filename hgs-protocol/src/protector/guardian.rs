@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use rcgen::{CertificateParams, DnType, IsCa, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber};
+use rcgen::{CertificateParams, DnType, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SerialNumber};
 use sha1::{Digest, Sha1};
 use x509_cert::der::{Decode, Encode};
 
-use super::suite::{PrivateKey, PublicKey, SignatureAlgorithm};
+use super::suite::{PrivateKey, PublicKey, SignatureAlgorithm, Suite};
 use crate::{
-    crypto::{CryptoError, RsaPrivateKey, same, sha256},
+    crypto::{CryptoError, same, sha256},
     env::{Random, UnixTime},
 };
 
@@ -22,7 +22,7 @@ pub enum GuardianError {
     #[error("not an X.509 certificate in DER")]
     Certificate,
     /// The certificate's key is of no suite that this build knows, or too small.
-    #[error("the certificate's key is not RSA of 2048 to 4096 bits")]
+    #[error("the certificate's key is neither RSA of 2048 to 4096 bits nor P-256")]
     Key,
     /// Private key and certificate do not belong together.
     #[error("the private key does not belong to the certificate")]
@@ -83,16 +83,16 @@ pub struct KeyPair {
 }
 
 impl KeyPair {
-    /// A new self-signed signing certificate (RSA-2048, KeyUsage digitalSignature).
+    /// A new self-signed signing certificate of suite A (RSA-2048, KeyUsage digitalSignature).
     pub fn generate_signing(name: &str, now: UnixTime, rng: &mut dyn Random) -> Result<KeyPair, GuardianError> {
-        KeyPair::generate(name, &[KeyUsagePurpose::DigitalSignature], now, rng)
+        KeyPair::generate(Suite::Rsa, name, &[KeyUsagePurpose::DigitalSignature], now, rng)
     }
 
-    /// A new self-signed encryption certificate (RSA-2048, KeyUsage keyEncipherment and
+    /// A new self-signed encryption certificate of suite A (RSA-2048, KeyUsage keyEncipherment and
     /// dataEncipherment).
     pub fn generate_encryption(name: &str, now: UnixTime, rng: &mut dyn Random) -> Result<KeyPair, GuardianError> {
         let usage = [KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DataEncipherment];
-        KeyPair::generate(name, &usage, now, rng)
+        KeyPair::generate(Suite::Rsa, name, &usage, now, rng)
     }
 
     /// A pair read from storage; refuses a key that is not the certificate's.
@@ -130,12 +130,13 @@ impl KeyPair {
     }
 
     fn generate(
+        suite: Suite,
         name: &str,
         usage: &[KeyUsagePurpose],
         now: UnixTime,
         rng: &mut dyn Random,
     ) -> Result<KeyPair, GuardianError> {
-        let key = RsaPrivateKey::generate_2048().map_err(|_| GuardianError::Refused)?;
+        let key = PrivateKey::generate(suite, rng).map_err(|_| GuardianError::Refused)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.remove(DnType::CommonName);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -150,10 +151,7 @@ impl KeyPair {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = usage.to_vec();
-        let signer = RsaSigner {
-            der: key.public().pkcs1_der(),
-            key: &key,
-        };
+        let signer = Signer::new(&key);
         let certificate = params.self_signed(&signer).map_err(|_| GuardianError::Refused)?;
         KeyPair::from_parts(key.expose_pkcs8(), certificate.der())
     }
@@ -175,6 +173,18 @@ impl GuardianKeys {
             name: name.to_owned(),
             signing: vec![KeyPair::generate_signing(&format!("{name} Signing"), now, rng)?],
             encryption: vec![KeyPair::generate_encryption(&format!("{name} Encryption"), now, rng)?],
+        })
+    }
+
+    /// As [`GuardianKeys::generate`], with keys of suite B (P-256; KeyUsage digitalSignature and
+    /// keyAgreement).
+    pub fn generate_p256(name: &str, now: UnixTime, rng: &mut dyn Random) -> Result<GuardianKeys, GuardianError> {
+        let mut make =
+            |kind: &str, usage| KeyPair::generate(Suite::P256, &format!("{name} {kind}"), &[usage], now, rng);
+        Ok(GuardianKeys {
+            name: name.to_owned(),
+            signing: vec![make("Signing", KeyUsagePurpose::DigitalSignature)?],
+            encryption: vec![make("Encryption", KeyUsagePurpose::KeyAgreement)?],
         })
     }
 
@@ -294,25 +304,40 @@ impl Guardian {
 }
 
 /// Lets the certificate library sign with a key of ours.
-struct RsaSigner<'k> {
-    der: Vec<u8>,
-    key: &'k RsaPrivateKey,
+struct Signer<'k> {
+    /// PKCS#1 of an RSA key, the uncompressed point of a P-256 key.
+    public: Vec<u8>,
+    key: &'k PrivateKey,
 }
 
-impl rcgen::PublicKeyData for RsaSigner<'_> {
+impl Signer<'_> {
+    fn new(key: &PrivateKey) -> Signer<'_> {
+        use p256::elliptic_curve::sec1::ToEncodedPoint;
+        let public = match key.public() {
+            PublicKey::Rsa(rsa) => rsa.pkcs1_der(),
+            PublicKey::P256(point) => point.to_encoded_point(false).as_bytes().to_vec(),
+        };
+        Signer { public, key }
+    }
+}
+
+impl rcgen::PublicKeyData for Signer<'_> {
     fn der_bytes(&self) -> &[u8] {
-        &self.der
+        &self.public
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &PKCS_RSA_SHA256
+        match self.key {
+            PrivateKey::Rsa(_) => &PKCS_RSA_SHA256,
+            PrivateKey::P256(_) => &PKCS_ECDSA_P256_SHA256,
+        }
     }
 }
 
-impl rcgen::SigningKey for RsaSigner<'_> {
+impl rcgen::SigningKey for Signer<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         self.key
-            .sign_pkcs1_sha256(message)
+            .sign_certificate(message)
             .map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }

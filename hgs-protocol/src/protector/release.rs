@@ -78,7 +78,7 @@ pub fn seal_release(
     Ok(Release {
         response: RollTransportKeyResponse {
             egress_protector: egress.egress().to_xml(),
-            encrypted_transfer_key: PublicKey::Rsa(host.encryption_key().clone()).encrypt_key(&transfer_key)?,
+            encrypted_transfer_key: PublicKey::Rsa(host.encryption_key().clone()).encrypt_key(&transfer_key, rng)?,
             encrypted_wrapping_key: kw_wrap(&transfer_key, &wrapping_key)?,
             encrypted_transport_keys: gcm_seal(&wrapping_key, b"", &payload, rng),
         },

@@ -130,6 +130,37 @@ fn every_guardian_opens_and_each_roll_brings_a_new_key() {
 }
 
 #[test]
+fn owner_and_guardians_may_be_of_different_suites() {
+    let (rng, now) = (&mut SeededRandom::new(5), UnixTime(1_800_000_000));
+    let p256_owner = GuardianKeys::generate_p256("P-256 owner", now, rng).unwrap();
+    let p256_service = GuardianKeys::generate_p256("P-256 service", now, rng).unwrap();
+    for (owner, guardian, size) in [
+        (&p256_owner, service(), 332),
+        (owner(), &p256_service, 105 + 76),
+        (&p256_owner, &p256_service, 105 + 76),
+    ] {
+        let public = guardian.guardian().unwrap();
+        let (protector, key) = KeyProtector::create(owner, &[public], rng).unwrap();
+        assert_eq!(protector.wrappings[1].transport_key.len(), size);
+        let xml = protector.to_xml();
+        for by in [owner, guardian] {
+            assert_eq!(bytes(open(&xml, by).unwrap().transport_key()), bytes(&key));
+        }
+        let rolled = open(&xml, guardian).unwrap().roll(guardian, rng).unwrap();
+        check_roll(&xml, &rolled.egress().to_xml(), rolled.transport_key()).unwrap();
+        let mut changed = protector.clone();
+        changed.guardian_signature.value[5] ^= 1;
+        assert!(changed.verify().is_err());
+        // A service of suite B is imported from its metadata like any other.
+        let metadata = Metadata::build(guardian, None).unwrap();
+        assert_eq!(
+            Guardian::from_metadata(&metadata, guardian.name()),
+            guardian.guardian().map_err(Into::into)
+        );
+    }
+}
+
+#[test]
 fn a_cipher_value_has_the_size_of_the_worked_example() {
     let (protector, _) = fresh();
     assert!(protector.wrappings.iter().all(|w| w.transport_key.len() == 332));
