@@ -293,4 +293,51 @@ mod tests {
             Err(ClientError::Url(_))
         ));
     }
+
+    /// A server certificate for hgs.bastion.local that ends in 2040, its root as PEM, and where it serves.
+    fn https(dir: &Path) -> (PathBuf, SocketAddr) {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+        let root_key = KeyPair::generate().unwrap();
+        let mut root = CertificateParams::default();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let path = dir.join("root.pem");
+        fs::write(&path, root.self_signed(&root_key).unwrap().pem()).unwrap();
+        let issuer = Issuer::new(root, root_key);
+        let key = KeyPair::generate().unwrap();
+        let mut server = CertificateParams::new(vec!["hgs.bastion.local".to_owned()]).unwrap();
+        server.not_after = date_time_ymd(2040, 1, 1);
+        let certificate = server.signed_by(&key, &issuer).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let server = actix_web::HttpServer::new(actix_web::App::new)
+            .workers(1)
+            .bind_rustls_0_23("127.0.0.1:0", config)
+            .unwrap();
+        let address = server.addrs()[0];
+        actix_web::rt::spawn(server.run());
+        (path, address)
+    }
+
+    #[actix_web::test]
+    async fn https_trusts_the_given_root_alone_and_judges_at_the_labs_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, address) = https(dir.path());
+        let url = "https://hgs.bastion.local/Attestation/Getinfo";
+        let names = NameTable(BTreeMap::from([("hgs.bastion.local:443".to_owned(), vec![address])]));
+        let clock = Clock::system();
+        let client = LabClient::new(names.clone(), Some(&root), clock.clone()).unwrap();
+        assert_eq!(client.get(url).await.unwrap().status, 404, "the server has no page");
+        let stranger = LabClient::new(names, None, clock.clone()).unwrap();
+        let error = stranger.get(url).await.unwrap_err().to_string();
+        assert!(error.contains("UnknownIssuer"), "{error}");
+        clock.advance(Duration::from_secs(20 * 366 * 86_400));
+        let error = client.get(url).await.unwrap_err().to_string();
+        assert!(error.contains("xpired"), "{error}");
+    }
 }

@@ -194,23 +194,36 @@ impl Agent {
         })
         .await??;
         let ek = ek.ok_or_else(|| AttestError::Host("the EK of this TPM is no RSA key".to_owned()))?;
-        let mut exchange = Exchange::new(channel, boot_log);
-        let mut context: Option<Vec<u8>> = None;
+        let mut exchange = Some(Exchange::new(channel, boot_log));
+        let request = |context| self.tpm_request(session, &requested, &ek, &certificate, context);
+        let result = self.converse(&mut exchange, request).await;
+        // Ending an exchange speaks to the TPM, which may block.
+        blocking(move || drop(exchange)).await?;
+        health(result?, &requested)
+    }
+
+    /// The trips of one exchange.
+    async fn converse(
+        &self,
+        exchange: &mut Option<Exchange>,
+        request: impl Fn(Option<Vec<u8>>) -> Request,
+    ) -> Result<Vec<(CertificateKind, Vec<u8>)>, AttestError> {
+        let mut context = None;
         for _ in 0..TRIPS {
-            let request = self.tpm_request(session, &requested, &ek, &certificate, context.take());
-            let answer = match self.ask("attest", &request).await? {
+            let answer = match self.ask("attest", &request(context)).await? {
                 Reply::TpmContinue { context } => context,
-                Reply::HealthCertificate { content } => return health(content, &requested),
+                Reply::HealthCertificate { content } => return Ok(content),
                 Reply::Error { kind, retryable } => return Err(AttestError::Refused(kind, retryable)),
                 Reply::ServiceInfo { .. } => return Err(AttestError::Service("an answer of another kind".to_owned())),
             };
-            let (returned, next) = blocking(move || {
-                let next = exchange.answer(&answer);
-                (exchange, next)
+            let mut running = exchange.take();
+            let (running, next) = blocking(move || {
+                let next = running.as_mut().map(|exchange| exchange.answer(&answer));
+                (running, next)
             })
             .await?;
-            exchange = returned;
-            context = Some(next?);
+            *exchange = running;
+            context = next.transpose()?;
         }
         Err(AttestError::Service(
             "the service never ends the RTPM exchange".to_owned(),

@@ -155,6 +155,11 @@ impl Machine {
                 }
                 Ok((Control::Stop, place)) => {
                     self.power_off()?;
+                    // The state is durable without it; this tells the TPM that the end is orderly.
+                    self.tpm
+                        .lock()
+                        .channel()
+                        .call(&hgs_protocol::tpm::command::shutdown_clear())?;
                     let _ = place.send(self.reply("stopped"));
                     return Ok(());
                 }

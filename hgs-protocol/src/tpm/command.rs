@@ -445,6 +445,17 @@ mod tests {
 
     proptest::proptest! {
         #[test]
+        fn a_relay_reads_back_what_was_written(handle: u32, name: Vec<u8>, data in proptest::collection::vec(0u8.., 0..128)) {
+            let sealed = create_sealed(handle, &name, &data, &[0; 32]);
+            let plain = CommandHeader::parse(&sealed.encode()).unwrap();
+            assert_eq!(plain.handles, [handle]);
+            assert!(plain.sessions.is_empty());
+            let header = CommandHeader::parse(&sealed.encode_with_password(&data)).unwrap();
+            assert_eq!((header.code, header.handles), (CommandCode::CREATE, vec![handle]));
+            assert_eq!(header.sessions, [0x4000_0009]);
+        }
+
+        #[test]
         fn hostile_commands_are_refused_without_harm(bytes: Vec<u8>, area: u32, code in 0x11F_u32..0x190) {
             let _ = CommandHeader::parse(&bytes);
             let mut framed = TAG_SESSIONS.to_be_bytes().to_vec();

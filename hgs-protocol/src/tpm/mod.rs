@@ -144,3 +144,49 @@ impl PcrSelection {
         Ok(set)
     }
 }
+
+/// Reads `bytes` as everything that is parsed here; a parsed public area must encode to itself.
+/// For the fuzz target.
+pub fn fuzz(bytes: &[u8]) {
+    let _ = command::CommandHeader::parse(bytes);
+    let _ = response::Response::parse(bytes);
+    let _ = response::Response::parse_with_handle(bytes);
+    let _ = response::read_public(bytes);
+    let _ = response::create(bytes);
+    let _ = response::pcr_read(bytes, PcrSelection::from_mask(0x389F));
+    if let Ok(public) = public::Public::parse_sized(bytes) {
+        assert!(
+            public.encode_sized() == bytes,
+            "a public area changed in its round trip"
+        );
+    }
+    let mut session =
+        session::SaltedSession::from_parts(0x0200_0000, crate::secret::Secret32::new([0; 32]), [0; 32], [0; 32]);
+    let forged = session.pcr_read_response(bytes, PcrSelection::from_mask(0x389F));
+    assert!(forged.is_err(), "a response without the session's key was accepted");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn selections_survive_their_encoding(mask in 1u32..0x0100_0000) {
+            let selection = PcrSelection::from_mask(mask);
+            let mut reader_bytes = selection.encode();
+            let mut reader = Reader(&reader_bytes);
+            assert_eq!(PcrSelection::read(&mut reader), Ok(selection));
+            assert!(reader.finish().is_ok());
+            let indices: Vec<u8> = selection.indices().collect();
+            assert_eq!(PcrSelection::of(&indices), Ok(selection));
+            reader_bytes.truncate(reader_bytes.len() - 1);
+            assert!(PcrSelection::read(&mut Reader(&reader_bytes)).is_err());
+        }
+
+        #[test]
+        fn hostile_bytes_do_no_harm(bytes: Vec<u8>) {
+            fuzz(&bytes);
+        }
+    }
+}
