@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, bail};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::service::{beside_this_program, first_line, http_client};
+use super::{
+    service::{beside_this_program, first_line, http_client},
+    watch::last_words,
+};
 use crate::child::{Child, Output, Plan};
 
 /// How to start a host.
@@ -53,7 +56,9 @@ struct Refusal {
 impl SimHost {
     /// Starts the host and waits until it has booted.
     pub fn start(plan: &HostPlan<'_>) -> anyhow::Result<SimHost> {
-        fs::create_dir_all(plan.folder).with_context(|| format!("cannot create {}", plan.folder.display()))?;
+        // The sockets of the host lie here, so that they go with the host's folder.
+        let run = plan.folder.join("run");
+        fs::create_dir_all(&run).with_context(|| format!("cannot create {}", plan.folder.display()))?;
         let log = plan.folder.join("machine.log");
         let mut start = Plan::new(beside_this_program("guarded-host-sim")?, plan.folder)
             .args(["machine", "--name", plan.name])
@@ -61,6 +66,7 @@ impl SimHost {
             .arg(plan.folder)
             .arg("--maker")
             .arg(plan.maker)
+            .env("TMPDIR", &run)
             .output(Output::Pipe)
             .errors(Output::File(log.clone()));
         if let Some(point) = plan.crash_at {
@@ -98,12 +104,7 @@ impl SimHost {
         match self.child.ended() {
             Ok(None) => None,
             Ok(Some(status)) => {
-                let log = fs::read_to_string(self.folder.join("machine.log")).unwrap_or_default();
-                let last = log
-                    .lines()
-                    .rev()
-                    .find(|l| !l.trim().is_empty())
-                    .unwrap_or("it said nothing");
+                let last = last_words(&self.folder.join("machine.log"));
                 Some(format!("host {} is down ({status}): {last}", self.name))
             }
             Err(e) => Some(e.to_string()),

@@ -62,7 +62,10 @@ impl Service {
             write_private(&kek, &hex::encode(key.expose()))?;
         }
         // A socket's path has 108 bytes, and the folder may be deep.
-        let clock = crate::swtpm::short_private_dir()?.join("clock");
+        let clock = match folder.as_os_str().len() {
+            0..=96 => folder.join("clock"),
+            _ => crate::swtpm::short_private_dir()?.join("clock"),
+        };
         let any = "127.0.0.1:0";
         let (child, output, urls) = launch(name, folder, &clock, tls, [any, any, any])?;
         let [url, admin_url, tls_url] = urls;
@@ -171,7 +174,8 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if let Some(folder) = self.clock.parent() {
+        let elsewhere = self.clock.parent().filter(|folder| *folder != self.folder);
+        if let Some(folder) = elsewhere {
             let _ = fs::remove_dir_all(folder);
         }
     }
@@ -269,7 +273,7 @@ pub(crate) fn first_line(
         Ok(_) => bail!(
             "{name} ended before it was ready; see {}: {}",
             log.display(),
-            last_lines(log)
+            super::watch::last_words(log)
         ),
         Err(_) => bail!(
             "{name} is not ready after {} s; see {}",
@@ -277,15 +281,6 @@ pub(crate) fn first_line(
             log.display()
         ),
     }
-}
-
-fn last_lines(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines
-        .get(lines.len().saturating_sub(3)..)
-        .unwrap_or_default()
-        .join(" | ")
 }
 
 pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {

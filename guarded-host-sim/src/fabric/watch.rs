@@ -58,6 +58,15 @@ impl Watch {
     }
 }
 
+/// What a process said last in its log: its error if it ended with one, which a backtrace may
+/// follow, or else its last line.
+pub(super) fn last_words(log: &Path) -> String {
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let error = log.lines().rev().find_map(|line| line.strip_prefix("Error: "));
+    let last = || log.lines().rev().find(|line| !line.trim().is_empty());
+    error.or_else(last).unwrap_or("it left no message").to_owned()
+}
+
 /// A zombie has ended too: its parent has not looked yet.
 fn is_running(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
@@ -75,7 +84,11 @@ mod tests {
     async fn an_ended_process_is_named_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        fs::write(&log, "first\nthe TPM does not answer\n\n").unwrap();
+        fs::write(
+            &log,
+            "first\nError: the TPM does not answer\n\nStack backtrace:\n  0: main\n",
+        )
+        .unwrap();
         let mut child = Plan::new("sleep", dir.path()).arg("600").spawn().unwrap();
         let watch = Watch::default();
         watch.add("host01", child.id(), &log);
