@@ -1,6 +1,6 @@
 //! The story, part by part. What is expected of each step stands beside it.
 
-use std::{collections::BTreeMap, future::Future, path::Path};
+use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -344,10 +344,18 @@ where
         n.stop(reason);
     }
     let guarded = async {
-        tokio::select! {
+        let result = tokio::select! {
             result = run => result,
             reason = fabric.watch.until_gone() => Err(anyhow!(reason)),
+        };
+        if result.is_err() {
+            // A refused connection may be the first sign of a process that ends; it has the reason.
+            let sign = tokio::time::timeout(Duration::from_millis(500), fabric.watch.until_gone());
+            if let Ok(reason) = sign.await {
+                return Err(anyhow!(reason));
+            }
         }
+        result
     };
     let passed = n.step(name, expected, guarded).await;
     if let Some(reason) = fabric.watch.gone() {

@@ -38,13 +38,7 @@ impl Watch {
     pub fn gone(&self) -> Option<String> {
         let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = watched.iter().find(|w| !is_running(w.process))?;
-        let log = fs::read_to_string(&gone.log).unwrap_or_default();
-        let last = log.lines().rev().find(|line| !line.trim().is_empty());
-        Some(format!(
-            "{} has ended: {}",
-            gone.name,
-            last.unwrap_or("it left no message")
-        ))
+        Some(format!("{} has ended: {}", gone.name, last_words(&gone.log)))
     }
 
     /// Waits until a process has ended.
