@@ -265,6 +265,24 @@ fn an_older_copy_of_the_state_is_refused_and_a_pending_one_taken_up() {
 }
 
 #[test]
+fn a_change_that_fails_half_way_stops_further_changes_until_a_restart() {
+    let Some(host) = Host::new("a_change_that_fails_half_way_stops_further_changes_until_a_restart") else {
+        return;
+    };
+    let (mut opened, _) = host.boot(&Dials::default()).unwrap();
+    // The store's connection ends under it, as with a TPM that dies.
+    host.gate.shut();
+    host.gate.open();
+    let error = opened.store.change(|_| {}, &mut OsRandom).unwrap_err();
+    assert_eq!(error.to_string(), "the TPM of host01 does not answer");
+    let error = opened.store.change(|_| {}, &mut OsRandom).unwrap_err();
+    assert!(matches!(error, StateError::Uncertain), "{error}");
+    let (again, _) = host.boot(&Dials::default()).unwrap();
+    assert!(!again.new_keys);
+    assert_eq!(key_of(&again), key_of(&opened));
+}
+
+#[test]
 fn a_connection_does_not_outlive_a_power_cycle() {
     let Some(host) = Host::new("a_connection_does_not_outlive_a_power_cycle") else {
         return;

@@ -61,6 +61,9 @@ pub enum StateError {
         #[source]
         cause: io::Error,
     },
+    /// An earlier change failed half-way.
+    #[error("an earlier change of the sealed state failed half-way; restart the host to find out which state counts")]
+    Uncertain,
     /// A key could not be made.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
@@ -82,6 +85,8 @@ pub struct Store {
     tpm: StoreTpm,
     root: Secret32,
     counter: u64,
+    /// A change began and has not ended: only the next start can tell whether it counts.
+    uncertain: bool,
     secrets: Secrets,
 }
 
@@ -130,6 +135,7 @@ impl Store {
             tpm,
             root,
             counter,
+            uncertain: false,
             secrets,
         };
         Ok(Opened {
@@ -163,6 +169,7 @@ impl Store {
             tpm,
             root,
             counter,
+            uncertain: false,
             secrets,
         };
         store.save(rng)?;
@@ -195,13 +202,19 @@ impl Store {
     }
 
     fn save(&mut self, rng: &mut dyn Random) -> Result<(), StateError> {
+        if self.uncertain {
+            return Err(StateError::Uncertain);
+        }
+        self.uncertain = true;
         let value = self.counter + 1;
         let next = self.directory.join(NEXT);
         let plaintext = encode(&self.secrets);
         write_durably(&next, &seal(&self.root, value, &plaintext, rng))?;
         self.tpm.increment(&self.root, rng)?;
         self.counter = value;
-        rename(&next, &self.directory.join(STATE))
+        rename(&next, &self.directory.join(STATE))?;
+        self.uncertain = false;
+        Ok(())
     }
 }
 
