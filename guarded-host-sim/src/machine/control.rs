@@ -1,7 +1,8 @@
 //! The machine's control socket: the lab's hand on power button and dials. JSON lines.
 //!
 //! It lies in the machine's own directory (mode 0700), away from the agent's. Under one user that
-//! is a separation by convention; decisions of attack tests act as the agent, who is not told it.
+//! is a separation by convention only: attack tests act with what the agent was given, and the path
+//! of this socket is not among it.
 
 use std::{
     fs,
