@@ -2,8 +2,13 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::env::SeededRandom;
+use rcgen::{CertificateParams, CustomExtension, Issuer, SerialNumber};
+
+use super::{
+    issue::{SIGNER_NAME, Signing, Subject, common_name, extension, set_validity},
+    *,
+};
+use crate::{crypto::RsaPrivateKey, env::SeededRandom};
 
 const NOW: UnixTime = UnixTime(1_770_000_000);
 

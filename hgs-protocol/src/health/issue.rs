@@ -1,0 +1,338 @@
+//! The attestation signer: makes itself, and issues health certificates in the one profile
+//! (subject, key usage, application policy, key identifiers, our extension). Decides no host's health.
+
+use std::time::Duration;
+
+use md5::{Digest as _, Md5};
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue, IsCa, Issuer, SerialNumber};
+use x509_cert::{
+    Certificate,
+    der::{
+        Any, DateTime, Decode, Encode,
+        asn1::{ObjectIdentifier, OctetString},
+    },
+    ext::pkix::{
+        AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectKeyIdentifier,
+        name::GeneralName,
+    },
+};
+
+use super::{
+    AttestationMode, AttestationStatement, BACKDATE, CertificateKind, PolicyVerdict, SIGNER_LIFETIME, seconds,
+    subject_key, unix,
+};
+use crate::{
+    crypto::{CryptoError, RsaPrivateKey, RsaPublicKey, sha256},
+    env::{Random, UnixTime},
+    oid,
+};
+
+/// Why a signer or a certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The signer's certificate has expired; make a new signer and let key protection trust it.
+    #[error("the attestation signer expired at {not_after}; rotate it")]
+    SignerExpired {
+        /// The signer's notAfter.
+        not_after: UnixTime,
+    },
+    /// The private key is not the one that the certificate names.
+    #[error("the private key does not belong to the attestation signer's certificate")]
+    KeyMismatch,
+    /// The signer's certificate does not parse, or lacks what issuing needs.
+    #[error("not usable as an attestation signer's certificate")]
+    SignerCertificate,
+    /// A time lies outside what X.509 can express.
+    #[error("the time cannot be written into a certificate")]
+    Time,
+    /// The key could not be made or used.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    /// A structure would not encode.
+    #[error("the certificate does not encode: {0}")]
+    Encoding(#[from] x509_cert::der::Error),
+    /// The certificate builder refused.
+    #[error("the certificate could not be built: {0}")]
+    Builder(#[from] rcgen::Error),
+}
+
+/// What goes into one health certificate.
+#[derive(Clone, Debug)]
+pub struct HealthCertificateRequest {
+    /// Exactly the key that was measured or proved.
+    pub key: RsaPublicKey,
+    /// What the certificate is for.
+    pub kind: CertificateKind,
+    /// The mode in which the host was attested.
+    pub mode: AttestationMode,
+    /// Every policy evaluated; empty outside TPM mode.
+    pub policies: Vec<PolicyVerdict>,
+    /// Now.
+    pub issued_at: UnixTime,
+    /// How long it lives; cut at the signer's own end. See [`super::DEFAULT_LIFETIME`].
+    pub lifetime: Duration,
+}
+
+/// The key that signs health certificates, with its self-signed certificate.
+pub struct AttestationSigner {
+    pub(super) key: RsaPrivateKey,
+    certificate: Certificate,
+    der: Vec<u8>,
+}
+
+impl AttestationSigner {
+    /// A new RSA-2048 signer, self-signed, valid for [`SIGNER_LIFETIME`].
+    ///
+    /// It starts an hour back: enclave clients refuse a whole list of signers in which one is not
+    /// yet valid by their clock.
+    pub fn generate(now: UnixTime, rng: &mut dyn Random) -> Result<AttestationSigner, IssueError> {
+        let key = RsaPrivateKey::generate_2048()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(SIGNER_NAME);
+        params.serial_number = Some(serial(rng));
+        let end = now.plus_seconds(seconds(SIGNER_LIFETIME));
+        set_validity(&mut params, now.plus_seconds(-3600), end)?;
+        params.is_ca = IsCa::NoCa; // the extensions below say it, in our order
+        let identifier = OctetString::new(sha1_identifier(key.public()))?;
+        let constraints = BasicConstraints {
+            ca: true,
+            path_len_constraint: None,
+        };
+        params.custom_extensions = vec![
+            extension(oid::BASIC_CONSTRAINTS, true, constraints.to_der()?),
+            extension(oid::KEY_USAGE, true, KeyUsage(KeyUsages::KeyCertSign.into()).to_der()?),
+            extension(
+                oid::SUBJECT_KEY_IDENTIFIER,
+                false,
+                SubjectKeyIdentifier(identifier).to_der()?,
+            ),
+        ];
+        let der = params.self_signed(&Signing::new(&key))?.der().to_vec();
+        AttestationSigner::from_key(key, &der)
+    }
+
+    /// From the sealed PKCS#8 key and its certificate; the two must belong together.
+    pub fn from_parts(pkcs8: &[u8], certificate_der: &[u8]) -> Result<AttestationSigner, IssueError> {
+        AttestationSigner::from_key(RsaPrivateKey::from_pkcs8(pkcs8)?, certificate_der)
+    }
+
+    fn from_key(key: RsaPrivateKey, der: &[u8]) -> Result<AttestationSigner, IssueError> {
+        let certificate = Certificate::from_der(der).map_err(|_| IssueError::SignerCertificate)?;
+        let public = subject_key(&certificate).ok_or(IssueError::SignerCertificate)?;
+        if &public != key.public() {
+            return Err(IssueError::KeyMismatch);
+        }
+        subject_key_identifier(&certificate).ok_or(IssueError::SignerCertificate)?;
+        Ok(AttestationSigner {
+            key,
+            certificate,
+            der: der.to_vec(),
+        })
+    }
+
+    /// The self-signed certificate, DER.
+    pub fn certificate_der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The private key, PKCS#8 DER, for sealing at rest and nothing else.
+    pub fn expose_pkcs8(&self) -> &[u8] {
+        self.key.expose_pkcs8()
+    }
+
+    /// When the signer's certificate ends.
+    pub fn not_after(&self) -> UnixTime {
+        unix(self.certificate.tbs_certificate.validity.not_after)
+    }
+
+    /// A health certificate in the profile that key protection and enclave clients accept, DER.
+    pub fn issue(&self, ask: &HealthCertificateRequest, rng: &mut dyn Random) -> Result<Vec<u8>, IssueError> {
+        let signer = &self.certificate.tbs_certificate;
+        let signer_end = self.not_after();
+        if ask.issued_at >= signer_end {
+            return Err(IssueError::SignerExpired { not_after: signer_end });
+        }
+        let end = ask.issued_at.plus_seconds(seconds(ask.lifetime)).min(signer_end);
+        let spki = ask.key.spki_der();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&hex::encode_upper(sha256(&spki)));
+        params.serial_number = Some(serial(rng));
+        set_validity(&mut params, ask.issued_at.plus_seconds(-seconds(BACKDATE)), end)?;
+        params.is_ca = IsCa::NoCa;
+
+        let statement = AttestationStatement {
+            mode: ask.mode,
+            issued_at: ask.issued_at,
+            policies: ask.policies.clone(),
+            reset_hint: None,
+        };
+        let authority = AuthorityKeyIdentifier {
+            key_identifier: subject_key_identifier(&self.certificate),
+            authority_cert_issuer: Some(vec![GeneralName::DirectoryName(signer.issuer.clone())]),
+            authority_cert_serial_number: Some(signer.serial_number.clone()),
+        };
+        let md5: [u8; 16] = Md5::digest(&spki).into();
+        let policy = Any::from_der(&vec![oid::HEALTH_POLICY].to_der()?)?;
+        params.custom_extensions = vec![
+            extension(oid::KEY_USAGE, true, KeyUsage(ask.kind.usage()).to_der()?),
+            extension(oid::APPLICATION_POLICIES, false, vec![policy].to_der()?),
+            extension(
+                oid::SUBJECT_KEY_IDENTIFIER,
+                false,
+                SubjectKeyIdentifier(OctetString::new(md5)?).to_der()?,
+            ),
+            extension(oid::AUTHORITY_KEY_IDENTIFIER, false, authority.to_der()?),
+            extension(
+                oid::EXTENDED_KEY_USAGE,
+                false,
+                ExtendedKeyUsage(vec![ask.kind.purpose()]).to_der()?,
+            ),
+            extension(oid::ATTESTATION, false, statement.encode()?),
+        ];
+        if ask.kind == CertificateKind::Authority {
+            let constraints = BasicConstraints {
+                ca: true,
+                path_len_constraint: Some(0),
+            };
+            params
+                .custom_extensions
+                .push(extension(oid::BASIC_CONSTRAINTS, true, constraints.to_der()?));
+        }
+
+        let mut names = CertificateParams::default();
+        names.distinguished_name = common_name(SIGNER_NAME);
+        let issuer = Issuer::new(names, Signing::new(&self.key));
+        let der = params.signed_by(&Subject(ask.key.pkcs1_der()), &issuer)?.der().to_vec();
+        // The builder writes the issuer from a name of its own; it must be the signer's, byte for byte.
+        let written = Certificate::from_der(&der)?;
+        if written.tbs_certificate.issuer != signer.subject {
+            return Err(IssueError::SignerCertificate);
+        }
+        Ok(der)
+    }
+}
+
+/// A certificates-only PKCS#7 SignedData (RFC 5652, version 1), DER: no content, no digests, no
+/// signers. The order is DER's, not the argument's.
+pub fn certificates_only(certificates: &[&[u8]]) -> Result<Vec<u8>, IssueError> {
+    use cms::{
+        cert::CertificateChoices,
+        content_info::{CmsVersion, ContentInfo},
+        signed_data::{CertificateSet, EncapsulatedContentInfo, SignedData, SignerInfos},
+    };
+    let mut set = CertificateSet(Default::default());
+    for der in certificates {
+        let certificate = Certificate::from_der(der).map_err(|_| IssueError::SignerCertificate)?;
+        set.0.insert(CertificateChoices::Certificate(certificate))?;
+    }
+    let signed = SignedData {
+        version: CmsVersion::V1,
+        digest_algorithms: Default::default(),
+        encap_content_info: EncapsulatedContentInfo {
+            econtent_type: oid::PKCS7_DATA,
+            econtent: None,
+        },
+        certificates: Some(set),
+        crls: None,
+        signer_infos: SignerInfos(Default::default()),
+    };
+    let info = ContentInfo {
+        content_type: oid::PKCS7_SIGNED_DATA,
+        content: Any::from_der(&signed.to_der()?)?,
+    };
+    Ok(info.to_der()?)
+}
+
+fn subject_key_identifier(certificate: &Certificate) -> Option<OctetString> {
+    let extensions = certificate.tbs_certificate.extensions.as_deref()?;
+    let found = extensions
+        .iter()
+        .find(|extension| extension.extn_id == oid::SUBJECT_KEY_IDENTIFIER)?;
+    OctetString::from_der(found.extn_value.as_bytes()).ok()
+}
+
+fn sha1_identifier(key: &RsaPublicKey) -> [u8; 20] {
+    sha1::Sha1::digest(key.pkcs1_der()).into()
+}
+
+pub(super) fn extension(id: ObjectIdentifier, critical: bool, value: Vec<u8>) -> CustomExtension {
+    let arcs: Vec<u64> = id.arcs().map(u64::from).collect();
+    let mut extension = CustomExtension::from_oid_content(&arcs, value);
+    extension.set_criticality(critical);
+    extension
+}
+
+pub(super) fn common_name(text: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, DnValue::Utf8String(text.to_owned()));
+    name
+}
+
+/// 16 random bytes that stay 16 bytes as a positive DER INTEGER.
+fn serial(rng: &mut dyn Random) -> SerialNumber {
+    let mut bytes: [u8; 16] = rng.bytes();
+    let [first, ..] = &mut bytes;
+    *first = (*first & 0x3f) | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+/// The builder's own time type is not in its interface by name, hence a function that sets both.
+pub(super) fn set_validity(params: &mut CertificateParams, begin: UnixTime, end: UnixTime) -> Result<(), IssueError> {
+    let since_epoch = |time: UnixTime| {
+        let seconds = u64::try_from(time.0).map_err(|_| IssueError::Time)?;
+        let duration = Duration::from_secs(seconds);
+        // Refuses years past 9999, which the builder would not.
+        DateTime::from_unix_duration(duration).map_err(|_| IssueError::Time)?;
+        Ok::<_, IssueError>(duration)
+    };
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + since_epoch(begin)?;
+    params.not_after = epoch + since_epoch(end)?;
+    Ok(())
+}
+
+pub(super) struct Signing<'a> {
+    key: &'a RsaPrivateKey,
+    public: Vec<u8>,
+}
+
+impl Signing<'_> {
+    pub(super) fn new(key: &RsaPrivateKey) -> Signing<'_> {
+        Signing {
+            key,
+            public: key.public().pkcs1_der(),
+        }
+    }
+}
+
+impl rcgen::PublicKeyData for Signing<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+impl rcgen::SigningKey for Signing<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.key
+            .sign_pkcs1_sha256(message)
+            .map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+pub(super) struct Subject(pub(super) Vec<u8>);
+
+impl rcgen::PublicKeyData for Subject {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+pub(super) const SIGNER_NAME: &str = "Guarded Fabric Attestation Signer";
