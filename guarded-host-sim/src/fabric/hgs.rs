@@ -10,7 +10,7 @@ use hgs_protocol::wire::kps::{ErrorMessage, RollTransportKeyRequest, RollTranspo
 use serde_json::{Value, json};
 use x509_cert::der::{Decode, Encode};
 
-use super::service::{Service, Tls, http_client};
+use super::service::{Environment, Service, Tls, http_client};
 
 /// A running HGS.
 pub struct Hgs {
@@ -32,10 +32,10 @@ pub struct KpsRefusal {
 
 impl Hgs {
     /// Starts both services with everything below `folder` and waits until they are ready.
-    pub fn start(folder: &Path, tls: Option<&Tls>) -> anyhow::Result<Hgs> {
+    pub fn start(folder: &Path, tls: Option<&Tls>, environment: &Environment) -> anyhow::Result<Hgs> {
         let (attestation, kps) = thread::scope(|scope| {
-            let kps = scope.spawn(|| Service::start("kps", &folder.join("kps"), tls));
-            let attestation = Service::start("attestation", &folder.join("attestation"), tls);
+            let kps = scope.spawn(|| Service::start("kps", &folder.join("kps"), tls, environment));
+            let attestation = Service::start("attestation", &folder.join("attestation"), tls, environment);
             (attestation, kps.join())
         });
         Ok(Hgs {

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    service::{beside_this_program, first_line, http_client},
+    service::{Environment, beside_this_program, first_line, http_client},
     watch::last_words,
 };
 use crate::child::{Child, Output, Plan};
@@ -27,8 +27,8 @@ pub struct HostPlan<'a> {
     pub maker: &'a Path,
     /// Arguments of its agent.
     pub agent: &'a [String],
-    /// The commit point at which its processes end themselves, for tests.
-    pub crash_at: Option<&'a str>,
+    /// Variables for its processes.
+    pub environment: &'a Environment,
 }
 
 /// A running host.
@@ -69,8 +69,8 @@ impl SimHost {
             .env("TMPDIR", &run)
             .output(Output::Pipe)
             .errors(Output::File(log.clone()));
-        if let Some(point) = plan.crash_at {
-            start = start.env(crate::commit_point::VARIABLE, point);
+        for (name, value) in plan.environment {
+            start = start.env(name, value);
         }
         let mut child = start.arg("--").args(plan.agent).spawn()?;
         let output = child.take_output().context("a machine without standard output")?;

@@ -22,7 +22,7 @@ use anyhow::{Context, anyhow};
 use self::{
     hgs::Hgs,
     host::{HostPlan, SimHost},
-    service::Tls,
+    service::{Environment, Tls},
     watch::Watch,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -33,6 +33,8 @@ use crate::{client::NameTable, swtpm::TpmMaker, vm::volume::Volume};
 pub struct Fabric {
     folder: PathBuf,
     tls: Option<Tls>,
+    /// Variables for every process that is started from now on.
+    pub environment: Environment,
     /// Watches every process that was started through the fabric.
     pub watch: Watch,
 }
@@ -47,6 +49,7 @@ impl Fabric {
         Ok(Fabric {
             folder: folder.to_path_buf(),
             tls,
+            environment: Environment::new(),
             watch: Watch::default(),
         })
     }
@@ -58,7 +61,7 @@ impl Fabric {
 
     /// Starts an HGS whose files are in `folder/name`.
     pub fn start_hgs(&self, name: &str) -> anyhow::Result<Hgs> {
-        let hgs = Hgs::start(&self.folder.join(name), self.tls.as_ref())?;
+        let hgs = Hgs::start(&self.folder.join(name), self.tls.as_ref(), &self.environment)?;
         for service in [&hgs.attestation, &hgs.kps] {
             self.watch.add(
                 &format!("{} of {name}", service.name),
@@ -142,12 +145,14 @@ impl Fabric {
     ) -> anyhow::Result<SimHost> {
         let folder = self.folder.join("hosts").join(name);
         let agent = agent_arguments(hgs, &folder, volume, self.tls.as_ref())?;
+        let mut environment = self.environment.clone();
+        environment.extend(crash_at.map(|point| (crate::commit_point::VARIABLE.to_owned(), point.to_owned())));
         let host = SimHost::start(&HostPlan {
             name,
             folder: &folder,
             maker,
             agent: &agent,
-            crash_at,
+            environment: &environment,
         })
         .with_context(|| format!("the host {name}"))?;
         self.watch

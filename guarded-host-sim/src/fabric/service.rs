@@ -31,6 +31,9 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
+/// Variables for the processes of a fabric: the level of logs, say.
+pub type Environment = Vec<(String, String)>;
+
 /// A running service.
 pub struct Service {
     /// `attestation` or `kps`.
@@ -44,6 +47,7 @@ pub struct Service {
     folder: PathBuf,
     clock: PathBuf,
     tls: Option<Tls>,
+    environment: Environment,
     child: Child,
     http: reqwest::Client,
     /// Held open, because a service must be able to write to its standard output.
@@ -52,7 +56,12 @@ pub struct Service {
 
 impl Service {
     /// Starts `name` with everything of it below `folder` (absolute) and waits until it is ready.
-    pub fn start(name: &'static str, folder: &Path, tls: Option<&Tls>) -> anyhow::Result<Service> {
+    pub fn start(
+        name: &'static str,
+        folder: &Path,
+        tls: Option<&Tls>,
+        environment: &Environment,
+    ) -> anyhow::Result<Service> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let (token, line) = new_token(Role::Administrator, &mut OsRandom);
         fs::write(folder.join("admin-tokens"), line + "\n")?;
@@ -67,7 +76,7 @@ impl Service {
             _ => crate::swtpm::short_private_dir()?.join("clock"),
         };
         let any = "127.0.0.1:0";
-        let (child, output, urls) = launch(name, folder, &clock, tls, [any, any, any])?;
+        let (child, output, urls) = launch(name, folder, &clock, tls, environment, [any, any, any])?;
         let [url, admin_url, tls_url] = urls;
         Ok(Service {
             name,
@@ -78,6 +87,7 @@ impl Service {
             folder: folder.to_path_buf(),
             clock,
             tls: tls.cloned(),
+            environment: environment.clone(),
             child,
             http: http_client(60)?,
             _output: output,
@@ -91,7 +101,14 @@ impl Service {
         let (public, admin) = (address(&self.url), address(&self.admin_url));
         let tls = self.tls_url.as_deref().map(address).unwrap_or_default();
         let listen = [public.as_str(), &admin, &tls];
-        (self.child, self._output, _) = launch(self.name, &self.folder, &self.clock, self.tls.as_ref(), listen)?;
+        (self.child, self._output, _) = launch(
+            self.name,
+            &self.folder,
+            &self.clock,
+            self.tls.as_ref(),
+            &self.environment,
+            listen,
+        )?;
         Ok(())
     }
 
@@ -203,6 +220,7 @@ fn launch(
     folder: &Path,
     clock: &Path,
     tls: Option<&Tls>,
+    environment: &Environment,
     [listen, admin, tls_listen]: [&str; 3],
 ) -> anyhow::Result<Launched> {
     let log = folder.join("log");
@@ -218,6 +236,9 @@ fn launch(
         .arg(clock)
         .output(Output::Pipe)
         .errors(Output::File(log.clone()));
+    for (name, value) in environment {
+        plan = plan.env(name, value);
+    }
     if let Some(tls) = tls {
         plan = plan
             .args(["--tls-listen", tls_listen, "--tls-certificate"])

@@ -52,8 +52,16 @@ pub(crate) struct Stage {
 impl Stage {
     /// Sets the stage and starts and registers the hosts in `names`; the first owns the VM.
     pub(crate) async fn set(names: &[&str]) -> (Stage, Vec<SimHost>) {
+        Stage::set_with(names, &[]).await
+    }
+
+    /// As [`Stage::set`], with variables for every process.
+    pub(crate) async fn set_with(names: &[&str], environment: &[(&str, &str)]) -> (Stage, Vec<SimHost>) {
         let folder = Folder::new();
-        let fabric = Fabric::new(&folder.0, false).unwrap();
+        let mut fabric = Fabric::new(&folder.0, false).unwrap();
+        for (name, value) in environment {
+            fabric.environment.push(((*name).to_owned(), (*value).to_owned()));
+        }
         let hgs = fabric.start_hgs("hgs").unwrap();
         hgs.trust_signer().await.unwrap();
         let (volume, volume_path) = fabric.volume("volume").unwrap();
