@@ -11,10 +11,10 @@ mod root;
 mod serve;
 mod state;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use hgs_protocol::{crypto::RsaPublicKey, env::OsRandom, wire::vsm};
+use hgs_protocol::{crypto::RsaPublicKey, env::Env, wire::vsm};
 pub use root::{RootError, SEALING_PCRS};
 use serde::{Deserialize, Serialize};
 pub use state::{Opened, Secrets, StateError, Store};
@@ -63,20 +63,35 @@ impl StoreReport {
 /// The store's process: opens or founds the state, reports to the machine on standard output,
 /// then answers the agent until it is killed.
 pub fn run(args: &StoreArgs) -> anyhow::Result<()> {
+    let env = Env::system();
     let mut remarks = harden::harden();
     let channel = TpmChannel::connect(&args.tpm, &args.name)?;
-    let opened = Store::open(&args.dir, channel, &mut OsRandom)
+    let mut opened = Store::open(&args.dir, channel, &mut env.rng())
         .with_context(|| format!("the VBS store of {} does not open", args.name))?;
-    remarks.extend(opened.remarks);
+    remarks.append(&mut opened.remarks);
+    opened.remarks = remarks;
+    serve(opened, &args.socket, &env, |report| {
+        println!("{}", serde_json::to_string(report)?);
+        Ok(())
+    })
+}
+
+/// Answers the agent on `socket` for good; `ready` gets the report once the socket takes connections.
+pub fn serve(
+    opened: Opened,
+    socket: &Path,
+    env: &Env,
+    ready: impl FnOnce(&StoreReport) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let store = opened.store;
     let report = StoreReport {
         encryption_key: hex::encode(vsm::encode_rsa1(store.secrets().encryption.public())),
         signing_key: hex::encode(vsm::encode_rsa1(store.secrets().signing.public())),
         new_keys: opened.new_keys,
-        remarks: remarks.clone(),
+        remarks: opened.remarks,
     };
     // The socket exists before the report, so that whoever has read it can connect.
-    let listener = serve::listen(&args.socket)?;
-    println!("{}", serde_json::to_string(&report)?);
-    serve::serve(&listener, store, &remarks)
+    let listener = serve::listen(socket)?;
+    ready(&report)?;
+    serve::serve(&listener, store, &report.remarks, env)
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use hgs_protocol::{env::OsRandom, wire::vsm};
+use hgs_protocol::{env::Env, wire::vsm};
 
 use super::{
     protocol::{StoreReply, StoreRequest, read_frame, write_frame},
@@ -24,30 +24,42 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Serves until the process is killed.
-pub(super) fn serve(listener: &UnixListener, mut store: Store, remarks: &[String]) -> anyhow::Result<()> {
+pub(super) fn serve(listener: &UnixListener, mut store: Store, remarks: &[String], env: &Env) -> anyhow::Result<()> {
     let mut vms = ShieldedVms::new(store.directory());
     loop {
         let (mut stream, _) = listener.accept()?;
-        if let Err(error) = converse(&mut stream, &mut store, &mut vms, remarks) {
+        if let Err(error) = converse(&mut stream, &mut store, &mut vms, remarks, env) {
             eprintln!("the agent's connection to the VBS store ended: {error}");
         }
     }
 }
 
-fn converse(stream: &mut UnixStream, store: &mut Store, vms: &mut ShieldedVms, remarks: &[String]) -> io::Result<()> {
+fn converse(
+    stream: &mut UnixStream,
+    store: &mut Store,
+    vms: &mut ShieldedVms,
+    remarks: &[String],
+    env: &Env,
+) -> io::Result<()> {
     while let Some(request) = read_frame::<StoreRequest>(stream)? {
-        write_frame(stream, &answer(request, store, vms, remarks))?;
+        write_frame(stream, &answer(request, store, vms, remarks, env))?;
     }
     Ok(())
 }
 
-fn answer(request: StoreRequest, store: &mut Store, vms: &mut ShieldedVms, remarks: &[String]) -> StoreReply {
+fn answer(
+    request: StoreRequest,
+    store: &mut Store,
+    vms: &mut ShieldedVms,
+    remarks: &[String],
+    env: &Env,
+) -> StoreReply {
     match request {
         StoreRequest::Describe => StoreReply::Description {
             encryption_key: hex::encode(vsm::encode_rsa1(store.secrets().encryption.public())),
             signing_key: hex::encode(vsm::encode_rsa1(store.secrets().signing.public())),
             remarks: remarks.to_vec(),
         },
-        StoreRequest::Vm(request) => StoreReply::Vm(vms.answer(request, &store.secrets().encryption, &mut OsRandom)),
+        StoreRequest::Vm(request) => StoreReply::Vm(vms.answer(request, &store.secrets().encryption, &mut env.rng())),
     }
 }
