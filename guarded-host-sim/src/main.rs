@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use guarded_host_sim::{agent, demo, machine, store};
+use guarded_host_sim::{agent, demo, fabric, machine, store};
 
 #[derive(Parser)]
 #[command(version, about = "Guarded hosts, simulated on real TPMs in software")]
@@ -16,6 +16,8 @@ struct Cli {
 enum Part {
     /// Runs a whole guarded fabric on loopback and narrates it.
     Demo(demo::DemoArgs),
+    /// Makes what a fabric in containers needs before its parts start.
+    Prepare(fabric::prepare::PrepareArgs),
     /// Runs one host: TPM, firmware, and the other parts as its children.
     Machine(machine::MachineArgs),
     /// The agent of a host. Started by its machine.
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let good = demo::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Machine(args) => machine::run(&args)?,
         Part::Agent(args) => agent::run(args)?,
         Part::Store(args) => store::run(&args)?,

@@ -136,7 +136,7 @@ impl TpmMaker {
                 "--create-ek-cert",
                 "--create-spk",
             ])
-            .args(["--pcr-banks", "sha256", "--vmid", owner, "--runas", &user_name()])
+            .args(["--pcr-banks", "sha256", "--vmid", owner])
             .arg("--tpmstate")
             .arg(state)
             .arg("--write-ek-cert-files")
@@ -147,6 +147,10 @@ impl TpmMaker {
             .arg(&log)
             // The console output holds no more than the log does.
             .output(Output::Null);
+        if rustix::process::getuid().is_root() {
+            // Run by root it would change to another user unless told to stay; other users may not change at all.
+            plan = plan.args(["--runas", "root"]);
+        }
         if let Some(key) = key {
             let hex = Zeroizing::new(hex::encode(key.expose()).into_bytes());
             plan = plan
@@ -369,21 +373,6 @@ fn at(path: &Path, cause: io::Error) -> SwtpmError {
         path: path.to_path_buf(),
         cause,
     }
-}
-
-/// swtpm_setup run by root would change to another user unless told to stay.
-fn user_name() -> String {
-    let uid = rustix::process::getuid().as_raw();
-    let line = |text: String| {
-        text.lines()
-            .map(|l| l.split(':').collect::<Vec<_>>())
-            .find(|f| f.get(2).and_then(|id| id.parse().ok()) == Some(uid))
-            .and_then(|f| f.first().map(|name| (*name).to_owned()))
-    };
-    fs::read_to_string("/etc/passwd")
-        .ok()
-        .and_then(line)
-        .unwrap_or_else(|| uid.to_string())
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);

@@ -64,9 +64,9 @@ async fn a_vm_starts_after_a_kill_of_any_process_at_any_instant_of_a_power_on() 
         let id = match victim {
             "agent" => process(&folder, &["guarded-host-sim", " agent "]),
             "store" => process(&folder, &["guarded-host-sim", " store "]),
-            "machine" => host.process_id(),
-            "kps" => stage.hgs.kps.process_id(),
-            _ => stage.hgs.attestation.process_id(),
+            "machine" => host.process_id().unwrap(),
+            "kps" => stage.hgs.kps.process_id().unwrap(),
+            _ => stage.hgs.attestation.process_id().unwrap(),
         };
         let killer = std::thread::spawn(move || {
             std::thread::sleep(instant);

@@ -25,6 +25,9 @@ pub struct DemoArgs {
     /// Let the hosts speak HTTPS with the services
     #[arg(long)]
     pub https: bool,
+    /// Tell the story on the services and hosts that this file (written by `prepare`) describes
+    #[arg(long, conflicts_with = "https")]
+    pub attach: Option<PathBuf>,
 }
 
 /// Tells the story. Answers whether every step passed.
@@ -43,7 +46,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(story::tell(&mut narrator, &dir, args.https));
+    runtime.block_on(story::tell(&mut narrator, &dir, args));
     let good = narrator.finish()?;
     if remove {
         let _ = std::fs::remove_dir_all(&dir);

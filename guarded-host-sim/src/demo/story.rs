@@ -11,6 +11,7 @@ use hgs_protocol::{
 use serde_json::{Value, json};
 
 use super::{
+    DemoArgs,
     narrator::{
         Expected::{self, Done, Refused},
         Narrator, Outcome,
@@ -30,15 +31,18 @@ use crate::{
 };
 
 /// Tells the whole story below `dir`. What went wrong is in the narrator.
-pub(super) async fn tell(narrator: &mut Narrator, dir: &Path, https: bool) {
-    if let Err(error) = try_tell(narrator, dir, https).await {
+pub(super) async fn tell(narrator: &mut Narrator, dir: &Path, args: &DemoArgs) {
+    if let Err(error) = try_tell(narrator, dir, args).await {
         narrator.stop(format!("{error:#}"));
     }
 }
 
 /// An error here means that the story cannot go on; the failed step is recorded already.
-async fn try_tell(n: &mut Narrator, dir: &Path, https: bool) -> anyhow::Result<()> {
-    let fabric = Fabric::new(dir, https)?;
+async fn try_tell(n: &mut Narrator, dir: &Path, args: &DemoArgs) -> anyhow::Result<()> {
+    let fabric = match &args.attach {
+        Some(attachment) => Fabric::attach(dir, attachment)?,
+        None => Fabric::new(dir, args.https)?,
+    };
     n.part("1. The fabric is set up");
     let (hgs, guardian) = set_up(n, &fabric).await?;
     n.part("2. Hosts are manufactured, booted and registered");

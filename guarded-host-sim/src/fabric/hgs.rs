@@ -10,7 +10,7 @@ use hgs_protocol::wire::kps::{ErrorMessage, RollTransportKeyRequest, RollTranspo
 use serde_json::{Value, json};
 use x509_cert::der::{Decode, Encode};
 
-use super::service::{Environment, Service, Tls, http_client};
+use super::service::{Attachment, Environment, Service, Tls, http_client};
 
 /// A running HGS.
 pub struct Hgs {
@@ -41,7 +41,16 @@ impl Hgs {
         Ok(Hgs {
             attestation: attestation?,
             kps: kps.map_err(|_| anyhow!("the thread that starts the KPS panicked"))??,
-            http: http_client(60)?,
+            http: http_client(60, None)?,
+        })
+    }
+
+    /// An HGS whose services run elsewhere.
+    pub fn attach(attestation: &Attachment, kps: &Attachment) -> anyhow::Result<Hgs> {
+        Ok(Hgs {
+            attestation: Service::attach("attestation", attestation)?,
+            kps: Service::attach("kps", kps)?,
+            http: http_client(60, None)?,
         })
     }
 

@@ -3,19 +3,17 @@
 
 use std::{
     fs,
-    io::BufReader,
     path::{Path, PathBuf},
-    process::ChildStdout,
 };
 
 use anyhow::{Context, bail};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    service::{Environment, beside_this_program, first_line, http_client},
+    service::{Environment, Process, beside_this_program, first_line, http_client},
     watch::last_words,
 };
-use crate::child::{Child, Output, Plan};
+use crate::child::{Output, Plan};
 
 /// How to start a host.
 pub struct HostPlan<'a> {
@@ -38,10 +36,8 @@ pub struct SimHost {
     /// Where its agent answers.
     pub agent_url: String,
     folder: PathBuf,
-    child: Child,
+    process: Process,
     http: reqwest::Client,
-    /// Held open, because a machine must be able to write to its standard output.
-    _output: BufReader<ChildStdout>,
 }
 
 /// The answer of an agent: its value, or its refusal as it stands.
@@ -83,9 +79,19 @@ impl SimHost {
             name: plan.name.to_owned(),
             agent_url: agent_url.to_owned(),
             folder: plan.folder.to_path_buf(),
-            child,
-            http: http_client(120)?,
-            _output: output,
+            process: Process::Child(Box::new(child), output),
+            http: http_client(120, None)?,
+        })
+    }
+
+    /// A host that runs elsewhere, with its folder (which has the machine's socket) in reach.
+    pub fn attach(name: &str, folder: &Path, agent_url: &str) -> anyhow::Result<SimHost> {
+        Ok(SimHost {
+            name: name.to_owned(),
+            agent_url: agent_url.to_owned(),
+            folder: folder.to_path_buf(),
+            process: Process::Elsewhere,
+            http: http_client(120, None)?,
         })
     }
 
@@ -94,14 +100,14 @@ impl SimHost {
         &self.folder
     }
 
-    /// The process id of its machine.
-    pub fn process_id(&self) -> u32 {
-        self.child.id()
+    /// The process id of its machine, if it is a child of ours.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.id()
     }
 
     /// Says how the host ended, if it has.
     pub fn ended(&mut self) -> Option<String> {
-        match self.child.ended() {
+        match self.process.ended() {
             Ok(None) => None,
             Ok(Some(status)) => {
                 let last = last_words(&self.folder.join("machine.log"));
@@ -113,8 +119,7 @@ impl SimHost {
 
     /// Kills the host's machine, and with it everything of the host.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.child.kill()?;
-        Ok(())
+        self.process.kill()
     }
 
     /// A power cycle with the dials given.
@@ -127,7 +132,10 @@ impl SimHost {
             .with_context(|| format!("the machine of {} does not answer", self.name))?;
         match (reply.ok, reply.agent) {
             (true, Some(url)) => {
-                self.agent_url = url;
+                // A machine elsewhere listens on all its addresses and does not know ours for it.
+                if self.process.id().is_some() {
+                    self.agent_url = url;
+                }
                 Ok(())
             }
             _ => bail!("{} did not come up again: {}", self.name, reply.message),

@@ -6,6 +6,7 @@
 
 pub mod hgs;
 pub mod host;
+pub mod prepare;
 pub mod service;
 pub mod tls;
 pub mod watch;
@@ -18,11 +19,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use serde::{Deserialize, Serialize};
 
 use self::{
     hgs::Hgs,
     host::{HostPlan, SimHost},
-    service::{Environment, Tls},
+    service::{Attachment, Environment, Tls},
     watch::Watch,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -33,6 +35,7 @@ use crate::{client::NameTable, swtpm::TpmMaker, vm::volume::Volume};
 pub struct Fabric {
     folder: PathBuf,
     tls: Option<Tls>,
+    elsewhere: Option<Elsewhere>,
     /// Variables for every process that is started from now on.
     pub environment: Environment,
     /// Watches every process that was started through the fabric.
@@ -49,9 +52,21 @@ impl Fabric {
         Ok(Fabric {
             folder: folder.to_path_buf(),
             tls,
+            elsewhere: None,
             environment: Environment::new(),
             watch: Watch::default(),
         })
+    }
+
+    /// A fabric whose first HGS, volume and some hosts run elsewhere, as `attachment` (written by
+    /// `prepare`) says. What else it needs it starts below `folder`.
+    pub fn attach(folder: &Path, attachment: &Path) -> anyhow::Result<Fabric> {
+        let text = fs::read(attachment).with_context(|| format!("cannot read {}", attachment.display()))?;
+        let elsewhere = serde_json::from_slice(&text)
+            .with_context(|| format!("{} does not describe a fabric", attachment.display()))?;
+        let mut fabric = Fabric::new(folder, false)?;
+        fabric.elsewhere = Some(elsewhere);
+        Ok(fabric)
     }
 
     /// The fabric's folder.
@@ -61,6 +76,9 @@ impl Fabric {
 
     /// Starts an HGS whose files are in `folder/name`.
     pub fn start_hgs(&self, name: &str) -> anyhow::Result<Hgs> {
+        if let (Some(elsewhere), FIRST_HGS) = (&self.elsewhere, name) {
+            return Hgs::attach(&elsewhere.attestation, &elsewhere.kps);
+        }
         let hgs = Hgs::start(&self.folder.join(name), self.tls.as_ref(), &self.environment)?;
         for service in [&hgs.attestation, &hgs.kps] {
             self.watch.add(
@@ -74,26 +92,28 @@ impl Fabric {
 
     /// A shared volume in `folder/name`.
     pub fn volume(&self, name: &str) -> anyhow::Result<(Volume, PathBuf)> {
-        let path = self.folder.join(name);
+        let path = match (&self.elsewhere, name) {
+            (Some(elsewhere), FIRST_VOLUME) => elsewhere.volume.clone(),
+            _ => self.folder.join(name),
+        };
         Ok((Volume::open(&path)?, path))
     }
 
     /// Starts hosts, all at once, because making a TPM takes a second. Each is attached to an HGS
     /// and to a volume.
     pub fn start_hosts(&self, wanted: &[(&str, &Hgs, &Path)]) -> anyhow::Result<BTreeMap<String, SimHost>> {
-        let maker = self.folder.join("tpm-maker");
-        // The maker's own keys are made at the first TPM, which must therefore be the only one.
-        if !maker.join("issuercert.pem").exists() {
-            let first = self.folder.join("first-tpm");
-            TpmMaker::open(&maker)?.manufacture("maker", &first, None)?;
-            fs::remove_dir_all(&first)?;
-        }
+        let maker = self.tpm_maker();
+        found_tpm_maker(&maker, &self.folder.join("first-tpm"))?;
         let started: Vec<anyhow::Result<SimHost>> = thread::scope(|scope| {
             let threads: Vec<_> = wanted
                 .iter()
                 .map(|(name, hgs, volume)| {
                     let maker = maker.as_path();
-                    scope.spawn(move || self.start_host(name, hgs, volume, maker, None))
+                    let elsewhere = self.elsewhere.as_ref().and_then(|e| e.hosts.get(*name));
+                    scope.spawn(move || match elsewhere {
+                        Some(host) => SimHost::attach(name, &host.folder, &host.agent_url),
+                        None => self.start_host(name, hgs, volume, maker, None),
+                    })
                 })
                 .collect();
             let join = |t: thread::ScopedJoinHandle<'_, _>| {
@@ -118,13 +138,12 @@ impl Fabric {
         volume: &Path,
         crash_at: Option<&str>,
     ) -> anyhow::Result<SimHost> {
-        let maker = self.folder.join("tpm-maker");
-        self.start_host(name, hgs, volume, &maker, crash_at)
+        self.start_host(name, hgs, volume, &self.tpm_maker(), crash_at)
     }
 
     /// Certificates of the authorities that vouch for the fabric's TPMs, DER.
     pub fn tpm_maker_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
-        let maker = TpmMaker::open(&self.folder.join("tpm-maker"))?;
+        let maker = TpmMaker::open(&self.tpm_maker())?;
         let read = |path: PathBuf| {
             let pem = CertificateDer::from_pem_file(&path);
             Ok(pem.with_context(|| format!("cannot read {}", path.display()))?.to_vec())
@@ -133,6 +152,13 @@ impl Fabric {
             .into_iter()
             .map(read)
             .collect()
+    }
+
+    fn tpm_maker(&self) -> PathBuf {
+        match &self.elsewhere {
+            Some(elsewhere) => elsewhere.tpm_maker.clone(),
+            None => self.folder.join("tpm-maker"),
+        }
     }
 
     fn start_host(
@@ -159,6 +185,42 @@ impl Fabric {
             .add(&format!("host {name}"), host.process_id(), &folder.join("machine.log"));
         Ok(host)
     }
+}
+
+/// What of a fabric runs elsewhere, in containers say; paths as this process sees them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Elsewhere {
+    /// The attestation service.
+    pub attestation: Attachment,
+    /// The key protection service.
+    pub kps: Attachment,
+    /// Hosts by name.
+    pub hosts: BTreeMap<String, HostElsewhere>,
+    /// The hosts' shared volume.
+    pub volume: PathBuf,
+    /// Directory of the TPM maker.
+    pub tpm_maker: PathBuf,
+}
+
+/// A host that runs elsewhere.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostElsewhere {
+    /// Its folder, with the machine's control socket.
+    pub folder: PathBuf,
+    /// Base URL of its agent.
+    pub agent_url: String,
+}
+
+/// Founds the TPM maker in `maker` if need be: its own keys are made at its first TPM, which must
+/// therefore be the only one under way. That TPM is made in `first` and thrown away.
+fn found_tpm_maker(maker: &Path, first: &Path) -> anyhow::Result<()> {
+    if !maker.join("issuercert.pem").exists() {
+        TpmMaker::open(maker)?.manufacture("maker", first, None)?;
+        fs::remove_dir_all(first)?;
+    }
+    Ok(())
 }
 
 /// What an agent is told: its HGS, as its administrator would configure it, and its volume. Names
@@ -191,5 +253,8 @@ fn agent_arguments(hgs: &Hgs, folder: &Path, volume: &Path, tls: Option<&Tls>) -
     Ok(arguments)
 }
 
+/// The HGS that the story begins with, and its hosts' volume.
+const FIRST_HGS: &str = "hgs";
+const FIRST_VOLUME: &str = "volume";
 const ATTESTATION: &str = "attestation.bastion.local";
 const KEY_PROTECTION: &str = "keyprotection.bastion.local";

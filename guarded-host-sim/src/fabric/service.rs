@@ -16,6 +16,7 @@ use hgs_service::{
     lab_clock,
     tokens::{Role, new_token},
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::child::{Child, Output, Plan};
@@ -48,13 +49,82 @@ pub struct Service {
     clock: PathBuf,
     tls: Option<Tls>,
     environment: Environment,
-    child: Child,
+    process: Process,
     http: reqwest::Client,
-    /// Held open, because a service must be able to write to its standard output.
-    _output: BufReader<ChildStdout>,
+}
+
+/// The process behind a part of the fabric.
+pub(super) enum Process {
+    /// Our child. Its output is held open, because it must be able to write there.
+    Child(
+        Box<Child>,
+        #[expect(dead_code, reason = "held open")] BufReader<ChildStdout>,
+    ),
+    /// Somebody else runs it: a container beside ours.
+    Elsewhere,
+}
+
+impl Process {
+    pub(super) fn id(&self) -> Option<u32> {
+        match self {
+            Process::Child(child, _) => Some(child.id()),
+            Process::Elsewhere => None,
+        }
+    }
+
+    /// The exit status in words, once it has ended; what runs elsewhere is not watched.
+    pub(super) fn ended(&mut self) -> Result<Option<String>, crate::child::ChildError> {
+        match self {
+            Process::Child(child, _) => Ok(child.ended()?.map(|status| status.to_string())),
+            Process::Elsewhere => Ok(None),
+        }
+    }
+
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        match self {
+            Process::Child(child, _) => {
+                child.kill()?;
+                Ok(())
+            }
+            Process::Elsewhere => bail!("it runs elsewhere and cannot be killed from here"),
+        }
+    }
+}
+
+/// Where a service that runs elsewhere is reached, as `prepare` writes it.
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// `http://ADDRESS` of the service listener.
+    pub url: String,
+    /// URL of the administrators' listener.
+    pub admin_url: String,
+    /// An administrator's token.
+    pub token: String,
+    /// The root certificate of the administrators' listener, PEM.
+    pub root: PathBuf,
+    /// Socket of the lab's clock.
+    pub clock: PathBuf,
 }
 
 impl Service {
+    /// A service that runs elsewhere.
+    pub fn attach(name: &'static str, to: &Attachment) -> anyhow::Result<Service> {
+        Ok(Service {
+            name,
+            url: to.url.clone(),
+            tls_url: None,
+            admin_url: to.admin_url.clone(),
+            token: to.token.clone(),
+            folder: PathBuf::new(),
+            clock: to.clock.clone(),
+            tls: None,
+            environment: Environment::new(),
+            process: Process::Elsewhere,
+            http: http_client(60, Some(&to.root))?,
+        })
+    }
+
     /// Starts `name` with everything of it below `folder` (absolute) and waits until it is ready.
     pub fn start(
         name: &'static str,
@@ -88,20 +158,19 @@ impl Service {
             clock,
             tls: tls.cloned(),
             environment: environment.clone(),
-            child,
-            http: http_client(60)?,
-            _output: output,
+            process: Process::Child(Box::new(child), output),
+            http: http_client(60, None)?,
         })
     }
 
     /// Starts the service again at the same addresses, over its own data; if it runs, it is killed.
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.child.kill()?;
+        self.process.kill()?;
         let address = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();
         let (public, admin) = (address(&self.url), address(&self.admin_url));
         let tls = self.tls_url.as_deref().map(address).unwrap_or_default();
         let listen = [public.as_str(), &admin, &tls];
-        (self.child, self._output, _) = launch(
+        let (child, output, _) = launch(
             self.name,
             &self.folder,
             &self.clock,
@@ -109,6 +178,7 @@ impl Service {
             &self.environment,
             listen,
         )?;
+        self.process = Process::Child(Box::new(child), output);
         Ok(())
     }
 
@@ -117,14 +187,14 @@ impl Service {
         &self.folder
     }
 
-    /// Its process id.
-    pub fn process_id(&self) -> u32 {
-        self.child.id()
+    /// Its process id, if it is a child of ours.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.id()
     }
 
     /// Says how it ended, if it has.
     pub fn ended(&mut self) -> Option<String> {
-        match self.child.ended() {
+        match self.process.ended() {
             Ok(None) => None,
             Ok(Some(status)) => Some(format!(
                 "{} ended ({status}); see {}",
@@ -137,7 +207,7 @@ impl Service {
 
     /// Kills the process, as a power cut would.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.child.kill()?;
+        self.process.kill()?;
         Ok(())
     }
 
@@ -198,12 +268,17 @@ impl Drop for Service {
     }
 }
 
-/// A client for plain HTTP on loopback; it has no TLS roots and asks no proxy.
-pub(super) fn http_client(seconds: u64) -> anyhow::Result<reqwest::Client> {
+/// A client that trusts `root` (PEM), if given, and nothing else, and asks no proxy.
+pub(super) fn http_client(seconds: u64, root: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(path) = root {
+        let certificate = CertificateDer::from_pem_file(path);
+        roots.add(certificate.with_context(|| format!("cannot read {}", path.display()))?)?;
+    }
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(reqwest::Client::builder()
         .no_proxy()

@@ -19,8 +19,9 @@ struct Watched {
 }
 
 impl Watch {
-    /// Watches one more process.
-    pub fn add(&self, name: &str, process: u32, log: &Path) {
+    /// Watches one more process, if it is a child of ours.
+    pub fn add(&self, name: &str, process: Option<u32>, log: &Path) {
+        let Some(process) = process else { return };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Watched {
             name: name.to_owned(),
             process,
@@ -29,9 +30,9 @@ impl Watch {
     }
 
     /// A process that is about to be ended on purpose.
-    pub fn forget(&self, process: u32) {
+    pub fn forget(&self, process: Option<u32>) {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.retain(|w| w.process != process);
+        watched.retain(|w| Some(w.process) != process);
     }
 
     /// Which process has ended, if one has, and its last words.
@@ -85,7 +86,7 @@ mod tests {
         .unwrap();
         let mut child = Plan::new("sleep", dir.path()).arg("600").spawn().unwrap();
         let watch = Watch::default();
-        watch.add("host01", child.id(), &log);
+        watch.add("host01", Some(child.id()), &log);
         assert_eq!(watch.gone(), None);
         child.kill().unwrap();
         assert_eq!(watch.until_gone().await, "host01 has ended: the TPM does not answer");
