@@ -4,6 +4,8 @@
 //! First comes everything that a dial changes ([`Boot::measure_configuration`]); then the store
 //! unseals; then counter, VSM keys and caps ([`Boot::finish`]), after which nobody can unseal.
 
+use std::collections::BTreeSet;
+
 use hgs_protocol::{
     crypto::{RsaPublicKey, sha256},
     tpm::command,
@@ -25,6 +27,7 @@ pub const STARTUP_LOCALITY: u8 = 3;
 pub struct Boot<'a> {
     log: BootLogBuilder,
     tpm: &'a mut TpmChannel,
+    omit: BTreeSet<String>,
 }
 
 impl<'a> Boot<'a> {
@@ -35,7 +38,17 @@ impl<'a> Boot<'a> {
 
     /// Goes on with a boot whose TPM was in the store's use in between.
     pub fn resume(log: BootLogBuilder, tpm: &'a mut TpmChannel) -> Boot<'a> {
-        Boot { log, tpm }
+        Boot {
+            log,
+            tpm,
+            omit: BTreeSet::new(),
+        }
+    }
+
+    /// From here on neither logs nor measures what `names` name ([`Dials::omit`]).
+    pub fn omitting(mut self, names: &BTreeSet<String>) -> Boot<'a> {
+        self.omit = names.clone();
+        self
     }
 
     /// The log so far, to be resumed later.
@@ -93,6 +106,9 @@ impl<'a> Boot<'a> {
             (IMAGE_SECURITY_DATABASE, "dbx", material("dbx of the lab's year")),
         ];
         for (guid, name, data) in variables {
+            if self.omit.contains(name) {
+                continue;
+            }
             let data = variable(guid, name, &data);
             self.event(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, data)?;
         }
@@ -192,7 +208,9 @@ impl<'a> Boot<'a> {
 
     /// One EV_EVENT_TAG with a trust boundary around `tags`, as Windows writes them.
     fn stage(&mut self, pcr: u8, tags: &[Tag]) -> Result<(), ChannelError> {
-        let digest = self.log.tagged(index(pcr), [Tag::container(id::TRUSTBOUNDARY, tags)]);
+        let omitted = |tag: &&Tag| id::name(tag.id).is_some_and(|name| self.omit.contains(name));
+        let tags: Vec<Tag> = tags.iter().filter(|tag| !omitted(tag)).cloned().collect();
+        let digest = self.log.tagged(index(pcr), [Tag::container(id::TRUSTBOUNDARY, &tags)]);
         self.extend(pcr, &digest)
     }
 

@@ -1,6 +1,8 @@
 //! What a lab can set on a machine before it boots: each dial ends in an event of the boot log,
 //! and thus in a PCR. Nothing else distinguishes two machines of the same model.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -45,6 +47,11 @@ pub struct Dials {
     pub dump_encryption_key: Option<Vec<u8>>,
     /// A full start, not a resume from hibernation.
     pub full_boot: bool,
+    /// What the machine leaves out of log and PCRs, though it happened: Secure Boot variables
+    /// (`SecureBoot`, `PK`, `KEK`, `db`, `dbx`) and tagged events (`OSKERNELDEBUG`, ...) by name. No
+    /// real machine does so; a lab sees with it what a check makes of something never measured.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub omit: BTreeSet<String>,
 }
 
 impl Default for Dials {
@@ -67,6 +74,7 @@ impl Default for Dials {
             dump_encryption: false,
             dump_encryption_key: None,
             full_boot: true,
+            omit: BTreeSet::new(),
         }
     }
 }

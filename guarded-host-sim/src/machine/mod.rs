@@ -177,7 +177,7 @@ impl Machine {
         let log = {
             let mut tpm = tpm.lock();
             tpm.reset(boot::STARTUP_LOCALITY)?;
-            let mut boot = Boot::begin(tpm.channel());
+            let mut boot = Boot::begin(tpm.channel()).omitting(&self.dials.omit);
             boot.measure_configuration(&self.dials)?;
             boot.pause()
         };
@@ -188,7 +188,7 @@ impl Machine {
         let keys = store.as_ref().map(|(_, report)| report.keys()).transpose()?;
         let log = {
             let mut tpm = tpm.lock();
-            let boot = Boot::resume(log, tpm.channel());
+            let boot = Boot::resume(log, tpm.channel()).omitting(&self.dials.omit);
             boot.finish(self.boots, keys.as_ref().map(|(e, s)| (e, s)))?
         };
         let agent_dir = self.dir.join("agent");

@@ -1,0 +1,6 @@
+//! Hosts on TPMs in software against the attestation service itself, over HTTP.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod dials;
+mod lab;
+mod policies;
