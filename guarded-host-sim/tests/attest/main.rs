@@ -3,4 +3,5 @@
 
 mod dials;
 mod lab;
+mod log_attacks;
 mod policies;
