@@ -31,12 +31,24 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// State an endorsement key certificate's chain and why it is or is not trusted
+    InspectEk {
+        /// The certificate, DER or PEM; in PEM, intermediates may follow it
+        file: PathBuf,
+        /// Folder (or file) of trusted vendor authorities, DER or PEM
+        #[arg(long)]
+        roots: Option<PathBuf>,
+        /// Print one JSON document: trusted, chain, reasons
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[actix_web::main]
 async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::InspectLog { file, json } => attestation::inspect::run(&file, json),
+        Command::InspectEk { file, roots, json } => attestation::inspect_ek::run(&file, roots.as_deref(), json),
         Command::Serve { service, options } => {
             let settings = service.resolve("attestation")?;
             telemetry::init(settings.log_format);
