@@ -133,13 +133,12 @@ async fn hosts(n: &mut Narrator, fabric: &Fabric, hgs: &Hgs, volume: &Path) -> a
     let name = "host01, host02 and host03 are manufactured (TPM, EK certificate) and booted (log measured)";
     step(n, fabric, name, Done, async {
         let wanted = ["host01", "host02", "host03", STRANGER].map(|name| (name, hgs, volume));
-        let hosts = blocking(|| fabric.start_hosts(&wanted))?;
+        let hosts = started.insert(blocking(|| fabric.start_hosts(&wanted))?);
         let mut told = Vec::new();
         for host in hosts.values().filter(|h| h.name != STRANGER) {
             let log = host.artefact("boot.log").await?;
             told.push(format!("{} ({} bytes of boot log)", host.name, log.len()));
         }
-        started = Some(hosts);
         Ok(Outcome::Done(told.join(", ")))
     })
     .await;

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     service::{Environment, Process, beside_this_program, first_line, http_client},
-    watch::last_words,
+    watch::{Watch, last_words},
 };
 use crate::child::{Output, Plan};
 
@@ -37,6 +37,7 @@ pub struct SimHost {
     pub agent_url: String,
     folder: PathBuf,
     process: Process,
+    watch: Watch,
     http: reqwest::Client,
 }
 
@@ -80,6 +81,7 @@ impl SimHost {
             agent_url: agent_url.to_owned(),
             folder: plan.folder.to_path_buf(),
             process: Process::Child(Box::new(child), output),
+            watch: Watch::default(),
             http: http_client(120, None)?,
         })
     }
@@ -91,8 +93,16 @@ impl SimHost {
             agent_url: agent_url.to_owned(),
             folder: folder.to_path_buf(),
             process: Process::Elsewhere,
+            watch: Watch::default(),
             http: http_client(120, None)?,
         })
+    }
+
+    /// Lets `watch` notice when the host ends without being told to.
+    pub fn watch_by(&mut self, watch: &Watch) {
+        let log = self.folder.join("machine.log");
+        watch.add(&format!("host {}", self.name), self.process_id(), &log);
+        self.watch = watch.clone();
     }
 
     /// Everything of the host.
@@ -178,6 +188,15 @@ impl SimHost {
                 self.name,
                 String::from_utf8_lossy(&body)
             ),
+        }
+    }
+}
+
+impl Drop for SimHost {
+    /// A host that still runs ends with this value, which is no news to whoever watches.
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            self.watch.forget(self.process_id());
         }
     }
 }

@@ -173,7 +173,7 @@ impl Fabric {
         let agent = agent_arguments(hgs, &folder, volume, self.tls.as_ref())?;
         let mut environment = self.environment.clone();
         environment.extend(crash_at.map(|point| (crate::commit_point::VARIABLE.to_owned(), point.to_owned())));
-        let host = SimHost::start(&HostPlan {
+        let mut host = SimHost::start(&HostPlan {
             name,
             folder: &folder,
             maker,
@@ -181,8 +181,7 @@ impl Fabric {
             environment: &environment,
         })
         .with_context(|| format!("the host {name}"))?;
-        self.watch
-            .add(&format!("host {name}"), host.process_id(), &folder.join("machine.log"));
+        host.watch_by(&self.watch);
         Ok(host)
     }
 }

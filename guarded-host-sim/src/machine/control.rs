@@ -49,7 +49,18 @@ pub struct ControlReply {
 }
 
 /// A request with the place for its answer.
-pub(super) type Order = (Control, mpsc::Sender<ControlReply>);
+pub(super) type Order = (Control, Place);
+
+/// Where an answer goes. The machine writes it itself, so that it is out before the machine ends.
+pub(super) struct Place(UnixStream);
+
+impl Place {
+    /// Answers; a peer that has gone does not matter.
+    pub(super) fn answer(mut self, reply: &ControlReply) {
+        let text = serde_json::to_string(reply).unwrap_or_default();
+        let _ = writeln!(self.0, "{text}");
+    }
+}
 
 /// Listens on `path` and hands each request to `orders`.
 pub(super) fn listen(path: &Path, orders: mpsc::Sender<Order>) -> io::Result<()> {
@@ -82,29 +93,24 @@ pub fn ask(path: &Path, control: &Control) -> io::Result<ControlReply> {
 }
 
 fn converse(stream: UnixStream, orders: &mpsc::Sender<Order>) {
-    let Ok(mut writer) = stream.try_clone() else { return };
+    let Ok(writer) = stream.try_clone() else { return };
     for line in BufReader::new(stream).lines() {
-        let Ok(line) = line else { return };
-        let reply = match serde_json::from_str(&line) {
+        let (Ok(line), Ok(place)) = (line, writer.try_clone().map(Place)) else {
+            return;
+        };
+        match serde_json::from_str(&line) {
             Ok(control) => {
-                let (place, answer) = mpsc::channel();
-                let sent = orders.send((control, place)).is_ok();
-                match answer.recv() {
-                    Ok(reply) if sent => reply,
-                    _ => return,
+                if orders.send((control, place)).is_err() {
+                    return;
                 }
             }
-            Err(error) => ControlReply {
+            Err(error) => place.answer(&ControlReply {
                 ok: false,
                 message: format!("not a control request: {error}"),
                 agent: None,
                 boots: 0,
                 dials: None,
-            },
-        };
-        let text = serde_json::to_string(&reply).unwrap_or_default();
-        if writeln!(writer, "{text}").is_err() {
-            return;
+            }),
         }
     }
 }

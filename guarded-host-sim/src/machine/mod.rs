@@ -139,7 +139,7 @@ impl Machine {
         loop {
             match orders.recv_timeout(WATCH) {
                 Ok((Control::Status, place)) => {
-                    let _ = place.send(self.reply("up"));
+                    place.answer(&self.reply("up"));
                 }
                 Ok((Control::Reboot { dials }, place)) => {
                     if let Some(dials) = dials {
@@ -148,10 +148,10 @@ impl Machine {
                     if let Err(error) = self.boot() {
                         let mut reply = self.reply(&format!("{error:#}"));
                         reply.ok = false;
-                        let _ = place.send(reply);
+                        place.answer(&reply);
                         return Err(error);
                     }
-                    let _ = place.send(self.reply("rebooted"));
+                    place.answer(&self.reply("rebooted"));
                 }
                 Ok((Control::Stop, place)) => {
                     self.power_off()?;
@@ -160,7 +160,7 @@ impl Machine {
                         .lock()
                         .channel()
                         .call(&hgs_protocol::tpm::command::shutdown_clear())?;
-                    let _ = place.send(self.reply("stopped"));
+                    place.answer(&self.reply("stopped"));
                     return Ok(());
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => self.watch()?,

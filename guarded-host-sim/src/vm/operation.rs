@@ -130,9 +130,11 @@ pub async fn power_on(
         guest_state: Blob(ingress.guest_state),
     };
     let (generation, files) = prepare(host, request).await?;
-    let written = folder.write_generation(generation, &files, rng)?;
-    commit_point("power-on:written");
-    folder.commit(&current, written, host.name(), None)?;
+    let committed = folder.write_generation(generation, &files, rng).and_then(|written| {
+        commit_point("power-on:written");
+        folder.commit(&current, written, host.name(), None)
+    });
+    or_forget(host, &current, committed).await?;
     commit_point("power-on:committed");
     start(host, &folder, &current).await
 }
@@ -247,13 +249,11 @@ pub async fn receive(
         package: offer.package,
     };
     let (generation, files) = prepare(host, request).await?;
-    let written = folder.write_generation(generation, &files, rng)?;
-    commit_point("migration:written");
-    if let Err(late) = folder.commit(&current, written, host.name(), Some(offer.migration)) {
-        // The source has taken the VM back: its keys have no business here.
-        host.store(VmRequest::Forget { vm: current.vm_id }).await?;
-        return Err(late.into());
-    }
+    let committed = folder.write_generation(generation, &files, rng).and_then(|written| {
+        commit_point("migration:written");
+        folder.commit(&current, written, host.name(), Some(offer.migration))
+    });
+    or_forget(host, &current, committed).await?;
     commit_point("migration:committed");
     start(host, &folder, &current).await
 }
@@ -288,6 +288,22 @@ async fn prepare(host: &impl Host, request: VmRequest) -> Result<(u64, Generatio
         guest_state: guest_state.0,
     };
     Ok((generation, files))
+}
+
+/// A VM that was prepared and not committed (the volume failed, or somebody was faster: the source
+/// of a migration may have taken its VM back) has no keys here afterwards.
+async fn or_forget(
+    host: &impl Host,
+    current: &Current,
+    committed: Result<Current, VolumeError>,
+) -> Result<(), VmError> {
+    match committed {
+        Ok(_) => Ok(()),
+        Err(failed) => {
+            host.store(VmRequest::Forget { vm: current.vm_id }).await?;
+            Err(failed.into())
+        }
+    }
 }
 
 async fn start(host: &impl Host, folder: &VmFolder, current: &Current) -> Result<GuestReport, VmError> {
