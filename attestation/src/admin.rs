@@ -1,44 +1,148 @@
-//! The administrators' interface, `/admin/v1`: hosts, vendor trust, baselines, policies, decisions.
-//! Reached with a token only; a reviewer's token reads only. Judges no host.
+//! The administrators' interface, `/admin/v1`: hosts, keys, vendor trust, artefacts, policies, signers,
+//! decisions. Reached with a token only; a reviewer's token reads only. Judges no host.
+//!
+//! Writing the same thing twice is no error; another thing under a taken name is. Listings come by name,
+//! `limit` rows after the name `after`; the header `Next-After` names where the next page begins.
 
 use actix_web::{
-    HttpResponse,
-    http::StatusCode,
-    web::{self, Data, Json, Path},
+    FromRequest, Handler, HttpResponse, Responder, Route,
+    http::{StatusCode, header},
+    web,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hgs_service::audit;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::OpenApi as _;
 
 use crate::{
     App,
-    baseline::{CiPolicy, SwitchError, TpmBaseline},
-    ek::{EndorsementKey, VendorCertificate, prove},
-    policy::{POLICIES, SWITCHES},
-    store::{Kind, KnownHost},
+    standing::StandingError,
+    store::{Added, Page, PolicyVersion},
 };
+
+mod artefacts;
+mod hosts;
+mod keys;
+mod service;
 
 /// Routes below `/admin/v1`.
 pub fn routes(app: &mut web::ServiceConfig) {
-    app.app_data(web::JsonConfig::default().limit(LARGEST_BODY))
-        .route("/tpm-hosts", web::get().to(list_hosts))
-        .route("/tpm-hosts", web::post().to(add_host))
-        .route("/tpm-hosts/{name}", web::delete().to(remove_host))
-        .route("/tpm-trust", web::get().to(list_trust))
-        .route("/tpm-trust", web::post().to(add_trust))
-        .route("/tpm-baselines", web::get().to(list_baselines))
-        .route("/tpm-baselines", web::post().to(add_baseline))
-        .route("/tpm-baselines/{name}", web::delete().to(remove_baseline))
-        .route("/ci-policies", web::get().to(list_ci_policies))
-        .route("/ci-policies", web::post().to(add_ci_policy))
-        .route("/ci-policies/{name}", web::delete().to(remove_ci_policy))
-        .route("/policies", web::get().to(list_policies))
-        .route("/policies/{name}/enable", web::post().to(enable_policy))
-        .route("/policies/{name}/disable", web::post().to(disable_policy))
-        .route("/attestation-signer", web::get().to(signer))
-        .route("/attestations", web::get().to(attestations))
-        .route("/audit/verify", web::post().to(verify_audit));
+    app.app_data(web::JsonConfig::default().limit(LARGEST_BODY));
+    for row in table() {
+        app.route(row.path, row.route);
+    }
+}
+
+/// One route: what is served, and what the OpenAPI document must name.
+struct Row {
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it with the document"))]
+    method: &'static str,
+    path: &'static str,
+    route: Route,
+}
+
+fn table() -> Vec<Row> {
+    vec![
+        get("/openapi.json", openapi),
+        get("/operation-mode", service::mode),
+        put("/operation-mode", service::set_mode),
+        get("/tpm-hosts", hosts::list),
+        post("/tpm-hosts", hosts::add),
+        delete("/tpm-hosts/{name}", hosts::remove),
+        get("/tpm-trust", hosts::list_trust),
+        post("/tpm-trust", hosts::add_trust),
+        delete("/tpm-trust/{name}", hosts::remove_trust),
+        get("/host-keys", keys::list),
+        post("/host-keys", keys::add),
+        delete("/host-keys/{name}", keys::remove),
+        get("/vsm-keys", keys::list_seen),
+        get("/denied-keys", keys::list_denied),
+        post("/denied-keys", keys::deny),
+        delete("/denied-keys/{sha256}", keys::allow),
+        get("/host-groups", keys::list_groups),
+        post("/host-groups", keys::add_group),
+        delete("/host-groups/{name}", keys::remove_group),
+        get("/tpm-baselines", artefacts::list_baselines),
+        post("/tpm-baselines", artefacts::add_baseline),
+        delete("/tpm-baselines/{name}", artefacts::remove_baseline),
+        post("/tpm-baselines/{name}/put-in-force", artefacts::baseline_in_force),
+        get("/ci-policies", artefacts::list_ci_policies),
+        post("/ci-policies", artefacts::add_ci_policy),
+        delete("/ci-policies/{name}", artefacts::remove_ci_policy),
+        post("/ci-policies/{name}/put-in-force", artefacts::ci_policy_in_force),
+        get("/dump-keys", artefacts::list_dump_keys),
+        post("/dump-keys", artefacts::add_dump_key),
+        delete("/dump-keys/{name}", artefacts::remove_dump_key),
+        post("/dump-keys/{name}/put-in-force", artefacts::dump_key_in_force),
+        get("/policies", service::list_policies),
+        post("/policies/{name}/enable", service::enable_policy),
+        post("/policies/{name}/disable", service::disable_policy),
+        get("/attestation-signer", service::signer),
+        get("/attestation-signers", service::signers),
+        post("/attestation-signers", service::make_signer),
+        post("/attestation-signers/{sha256}/activate", service::activate_signer),
+        delete("/attestation-signers/{sha256}", service::drop_signer),
+        get("/diagnosis", service::diagnosis),
+        get("/attestations", service::attestations),
+        post("/audit/verify", service::verify_audit),
+    ]
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "Attestation service, administration", description = "Every call needs a bearer token; a reviewer's token reads only."),
+    paths(
+        openapi,
+        service::mode,
+        service::set_mode,
+        hosts::list,
+        hosts::add,
+        hosts::remove,
+        hosts::list_trust,
+        hosts::add_trust,
+        hosts::remove_trust,
+        keys::list,
+        keys::add,
+        keys::remove,
+        keys::list_seen,
+        keys::list_denied,
+        keys::deny,
+        keys::allow,
+        keys::list_groups,
+        keys::add_group,
+        keys::remove_group,
+        artefacts::list_baselines,
+        artefacts::add_baseline,
+        artefacts::remove_baseline,
+        artefacts::baseline_in_force,
+        artefacts::list_ci_policies,
+        artefacts::add_ci_policy,
+        artefacts::remove_ci_policy,
+        artefacts::ci_policy_in_force,
+        artefacts::list_dump_keys,
+        artefacts::add_dump_key,
+        artefacts::remove_dump_key,
+        artefacts::dump_key_in_force,
+        service::list_policies,
+        service::enable_policy,
+        service::disable_policy,
+        service::signer,
+        service::signers,
+        service::make_signer,
+        service::activate_signer,
+        service::drop_signer,
+        service::diagnosis,
+        service::attestations,
+        service::verify_audit,
+    ),
+    servers((url = "/admin/v1"))
+)]
+struct Document;
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1")))]
+async fn openapi() -> HttpResponse {
+    HttpResponse::Ok().json(Document::openapi())
 }
 
 type Answer = Result<HttpResponse, Problem>;
@@ -54,6 +158,8 @@ enum Problem {
     Conflict(String),
     #[error("the database does not answer")]
     Database(#[from] sqlx::Error),
+    #[error("the service's own state is not usable: {0}")]
+    Standing(#[from] StandingError),
 }
 
 impl actix_web::ResponseError for Problem {
@@ -62,7 +168,7 @@ impl actix_web::ResponseError for Problem {
             Problem::Invalid(_) => StatusCode::BAD_REQUEST,
             Problem::Missing(_) => StatusCode::NOT_FOUND,
             Problem::Conflict(_) => StatusCode::CONFLICT,
-            Problem::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Database(_) | Problem::Standing(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -74,244 +180,93 @@ impl actix_web::ResponseError for Problem {
     }
 }
 
-#[derive(Deserialize)]
+/// The body of every refusal.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Refused {
+    /// What is wrong and what to do about it.
+    error: String,
+}
+
+/// Which part of a listing.
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct NewHost {
+#[into_params(parameter_in = Query)]
+struct Paging {
+    /// At most so many rows, 1 to 1000; 500 unless given
+    limit: Option<i64>,
+    /// Only rows after this name
+    after: Option<String>,
+}
+
+impl Paging {
+    /// One row more than asked for, which tells whether there are more.
+    fn page(&self) -> Page {
+        Page {
+            after: self.after.clone().unwrap_or_default(),
+            limit: self.limit().saturating_add(1),
+        }
+    }
+
+    fn limit(&self) -> i64 {
+        self.limit.unwrap_or(500).clamp(1, 1000)
+    }
+
+    fn answer<T: Serialize>(&self, mut rows: Vec<T>, name: impl Fn(&T) -> &str) -> HttpResponse {
+        let limit = usize::try_from(self.limit()).unwrap_or(usize::MAX);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let mut response = HttpResponse::Ok();
+        if let (true, Some(last)) = (more, rows.last()) {
+            let quoted: String = url_encoded(name(last));
+            response.insert_header((header::HeaderName::from_static("next-after"), quoted));
+        }
+        response.json(rows)
+    }
+}
+
+/// For a header and for the `after` of the next request alike.
+fn url_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| match plain(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// A file with its name, base64.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewFile {
+    /// Unique among its kind
     name: String,
-    /// SubjectPublicKeyInfo, RSA1 blob or TPM2B_PUBLIC, base64.
-    #[serde(alias = "ekPublic")]
-    ek_public: Option<String>,
-    /// DER, base64.
-    #[serde(alias = "ekCertificate")]
-    ek_certificate: Option<String>,
-    /// Takes a key that no trusted vendor certificate proves, and marks it so.
+    /// The file, base64
+    #[serde(alias = "bootLog", alias = "policy")]
+    content: String,
+    /// `v1` or `v2`, the default
     #[serde(default)]
-    force: bool,
+    policy_version: PolicyVersion,
+    /// Keep it without holding any host against it yet
+    #[serde(default)]
+    stage: bool,
 }
 
-async fn list_hosts(app: Data<App>) -> Answer {
-    Ok(HttpResponse::Ok().json(app.store.hosts().await?))
-}
-
-async fn add_host(app: Data<App>, new: Json<NewHost>) -> Answer {
-    let name = valid_name(&new.name)?;
-    let invalid = |error: crate::ek::EndorsementKeyError| Problem::Invalid(error.to_string());
-    let given = match &new.ek_public {
-        Some(text) => Some(EndorsementKey::parse(&decode(text)?).map_err(invalid)?),
-        None => None,
-    };
-    let proven = match &new.ek_certificate {
-        Some(text) => {
-            let der = decode(text)?;
-            let named = EndorsementKey::from_certificate(&der).map_err(invalid)?;
-            match prove(&der, &trusted(&app).await?, app.env.now()) {
-                Ok((key, vendor)) => Ok((key, Some(vendor))),
-                Err(error) => Err((Some(named), error.to_string())),
-            }
+fn added<T: Serialize>(app: &App, added: Added, name: &str, view: T) -> Answer {
+    match added {
+        Added::New => {
+            app.changed();
+            Ok(HttpResponse::Created().json(view))
         }
-        None => Err((None, "there is no endorsement key certificate".to_owned())),
-    };
-    let (key, vendor) = match (proven, given) {
-        (Ok((key, _)), Some(given)) if key != given => {
-            return Err(invalid(crate::ek::EndorsementKeyError::OtherKey));
-        }
-        (Ok(proven), _) => proven,
-        (Err((Some(named), _)), Some(given)) if named != given => {
-            return Err(invalid(crate::ek::EndorsementKeyError::OtherKey));
-        }
-        (Err((named, _)), given) if new.force => match given.or(named) {
-            Some(key) => (key, None),
-            None => return Err(Problem::Invalid("give ek_public or ek_certificate".to_owned())),
-        },
-        (Err((_, why)), _) => {
-            let text = format!("the endorsement key is not proven: {why}; with force it is taken and marked unproven");
-            return Err(Problem::Invalid(text));
-        }
-    };
-    let host = KnownHost {
-        name,
-        ek_sha256: key.sha256(),
-        unproven: vendor.is_none(),
-        vendor,
-        added_at: app.env.now(),
-    };
-    match app.store.add_host(&host).await? {
-        true => Ok(HttpResponse::Created().json(host)),
-        false => Err(Problem::Conflict(format!(
-            "a host named {} or with this endorsement key is registered already",
-            host.name
+        Added::Same => Ok(HttpResponse::Ok().json(view)),
+        Added::Conflict => Err(Problem::Conflict(format!(
+            "{name} is registered already, with another content: remove it first or take another name"
         ))),
     }
 }
 
-async fn remove_host(app: Data<App>, name: Path<String>) -> Answer {
-    removed(app.store.remove_host(&name).await?, &name)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewTrust {
-    name: String,
-    /// DER, base64.
-    certificate: String,
-}
-
-async fn trusted(app: &App) -> Result<Vec<VendorCertificate>, Problem> {
-    let rows = app.store.registered(Kind::TpmTrust).await?;
-    let parse = |(_, body): (String, String)| VendorCertificate::parse(&STANDARD.decode(body).ok()?).ok();
-    Ok(rows.into_iter().filter_map(parse).collect())
-}
-
-async fn list_trust(app: Data<App>) -> Answer {
-    let rows = app.store.registered(Kind::TpmTrust).await?;
-    let rows: Vec<_> = rows
-        .into_iter()
-        .map(|(name, body)| {
-            let certificate = STANDARD
-                .decode(&body)
-                .ok()
-                .and_then(|der| VendorCertificate::parse(&der).ok());
-            json!({
-                "name": name,
-                "subject": certificate.as_ref().map(VendorCertificate::subject),
-                "root": certificate.as_ref().is_some_and(VendorCertificate::is_root),
-                "certificate": body,
-            })
-        })
-        .collect();
-    Ok(HttpResponse::Ok().json(rows))
-}
-
-async fn add_trust(app: Data<App>, new: Json<NewTrust>) -> Answer {
-    let name = valid_name(&new.name)?;
-    let der = decode(&new.certificate)?;
-    let certificate = VendorCertificate::parse(&der).map_err(|error| Problem::Invalid(error.to_string()))?;
-    let body = STANDARD.encode(&der);
-    let added = app.store.register(Kind::TpmTrust, &name, &body).await?;
-    let view = json!({ "name": name, "subject": certificate.subject(), "root": certificate.is_root() });
-    created(added, &name, view)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewFile {
-    name: String,
-    /// The file, base64.
-    #[serde(alias = "bootLog", alias = "policy")]
-    content: String,
-}
-
-async fn list_baselines(app: Data<App>) -> Answer {
-    let view = |baseline: &TpmBaseline| json!({ "name": baseline.name, "digest": hex::encode(baseline.digest()) });
-    let rows: Vec<_> = app.store.baselines().await?.tpm.iter().map(view).collect();
-    Ok(HttpResponse::Ok().json(rows))
-}
-
-async fn add_baseline(app: Data<App>, new: Json<NewFile>) -> Answer {
-    let name = valid_name(&new.name)?;
-    let baseline = TpmBaseline::from_log(&name, &decode(&new.content)?)
-        .map_err(|error| Problem::Invalid(format!("not usable as a TPM baseline: {error}")))?;
-    let body = serde_json::to_string(&baseline).map_err(|error| Problem::Invalid(error.to_string()))?;
-    let added = app.store.register(Kind::TpmBaseline, &name, &body).await?;
-    created(
-        added,
-        &name,
-        json!({ "name": name, "digest": hex::encode(baseline.digest()) }),
-    )
-}
-
-async fn remove_baseline(app: Data<App>, name: Path<String>) -> Answer {
-    removed(app.store.unregister(Kind::TpmBaseline, &name).await?, &name)
-}
-
-async fn list_ci_policies(app: Data<App>) -> Answer {
-    Ok(HttpResponse::Ok().json(app.store.baselines().await?.ci_policies))
-}
-
-async fn add_ci_policy(app: Data<App>, new: Json<NewFile>) -> Answer {
-    let name = valid_name(&new.name)?;
-    let policy = CiPolicy::from_file(&name, &decode(&new.content)?);
-    let body = serde_json::to_string(&policy).map_err(|error| Problem::Invalid(error.to_string()))?;
-    let added = app.store.register(Kind::CiPolicy, &name, &body).await?;
-    created(added, &name, json!(policy))
-}
-
-async fn remove_ci_policy(app: Data<App>, name: Path<String>) -> Answer {
-    removed(app.store.unregister(Kind::CiPolicy, &name).await?, &name)
-}
-
-async fn list_policies(app: Data<App>) -> Answer {
-    let switches = app.store.switches().await?;
-    let rows: Vec<_> = POLICIES
-        .iter()
-        .map(|policy| {
-            let locked = SWITCHES
-                .iter()
-                .any(|switch| switch.name == policy.switch && switch.locked);
-            json!({
-                "name": policy.name,
-                "id": policy.id.0,
-                "switch": policy.switch,
-                "enabled": switches.is_enabled(policy.switch),
-                "locked": locked,
-                "substatus": policy.substatus,
-            })
-        })
-        .collect();
-    Ok(HttpResponse::Ok().json(rows))
-}
-
-async fn enable_policy(app: Data<App>, name: Path<String>) -> Answer {
-    switch(&app, &name, true).await
-}
-
-async fn disable_policy(app: Data<App>, name: Path<String>) -> Answer {
-    switch(&app, &name, false).await
-}
-
-async fn switch(app: &App, name: &str, enabled: bool) -> Answer {
-    app.store
-        .switches()
-        .await?
-        .set(name, enabled)
-        .map_err(|error| match error {
-            SwitchError::Unknown(name) => Problem::Missing(name),
-            locked @ SwitchError::Locked(_) => Problem::Conflict(locked.to_string()),
-        })?;
-    let switch = SWITCHES.iter().find(|switch| switch.name.eq_ignore_ascii_case(name));
-    let name = switch.map_or(name, |switch| switch.name);
-    let body = if enabled { "true" } else { "false" };
-    app.store.replace(Kind::Switch, name, body).await?;
-    Ok(HttpResponse::Ok().json(json!({ "switch": name, "enabled": enabled })))
-}
-
-async fn signer(app: Data<App>) -> Answer {
-    let der = app.signer.certificate_der();
-    Ok(HttpResponse::Ok().json(json!({
-        "certificate": STANDARD.encode(der),
-        "sha256": hex::encode(hgs_protocol::crypto::sha256(der)),
-        "not_after": app.signer.not_after().to_string(),
-    })))
-}
-
-async fn attestations(app: Data<App>) -> Answer {
-    let rows = audit::newest(app.store.database(), NEWEST).await?;
-    Ok(HttpResponse::Ok().json(rows))
-}
-
-/// Takes kept heads, as an earlier call answered them; an empty list checks the chains alone.
-async fn verify_audit(app: Data<App>, kept: Json<Vec<audit::Head>>) -> Answer {
-    Ok(HttpResponse::Ok().json(audit::verify(app.store.database(), &app.kek, &kept).await?))
-}
-
-fn created(added: bool, name: &str, view: serde_json::Value) -> Answer {
-    match added {
-        true => Ok(HttpResponse::Created().json(view)),
-        false => Err(Problem::Conflict(format!("{name} is registered already"))),
-    }
-}
-
-fn removed(removed: bool, name: &str) -> Answer {
+fn removed(app: &App, removed: bool, name: &str) -> Answer {
+    app.changed();
     match removed {
         true => Ok(HttpResponse::NoContent().finish()),
         false => Err(Problem::Missing(name.to_owned())),
@@ -334,5 +289,91 @@ fn decode(text: &str) -> Result<Vec<u8>, Problem> {
         .map_err(|_| Problem::Invalid("not base64 (standard alphabet, padded)".to_owned()))
 }
 
+fn digest(text: &str) -> Result<[u8; 32], Problem> {
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut sha256)
+        .map(|()| sha256)
+        .map_err(|_| Problem::Invalid("not a SHA-256 in hex (64 digits)".to_owned()))
+}
+
+fn invalid(error: impl std::fmt::Display) -> Problem {
+    Problem::Invalid(error.to_string())
+}
+
+fn row(method: &'static str, path: &'static str, route: Route) -> Row {
+    Row { method, path, route }
+}
+
+fn get<F, A>(path: &'static str, handler: F) -> Row
+where
+    F: Handler<A>,
+    A: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    row("get", path, web::get().to(handler))
+}
+
+fn post<F, A>(path: &'static str, handler: F) -> Row
+where
+    F: Handler<A>,
+    A: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    row("post", path, web::post().to(handler))
+}
+
+fn put<F, A>(path: &'static str, handler: F) -> Row
+where
+    F: Handler<A>,
+    A: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    row("put", path, web::put().to(handler))
+}
+
+fn delete<F, A>(path: &'static str, handler: F) -> Row
+where
+    F: Handler<A>,
+    A: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    row("delete", path, web::delete().to(handler))
+}
+
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
-const NEWEST: i64 = 200;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_in_the_document_and_nothing_else() {
+        let served: BTreeSet<(String, String)> = table()
+            .iter()
+            .map(|row| (row.method.to_owned(), row.path.to_owned()))
+            .collect();
+        assert_eq!(served.len(), table().len(), "no route twice");
+        let document = serde_json::to_value(Document::openapi()).unwrap();
+        let documented: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().unwrap().keys();
+                methods.map(move |method| (method.clone(), path.clone()))
+            })
+            .collect();
+        assert_eq!(served, documented);
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                assert!(
+                    !operation["responses"].as_object().unwrap().is_empty(),
+                    "{method} {path}"
+                );
+                assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+            }
+        }
+    }
+}

@@ -3,9 +3,13 @@
 //!
 //! Decides everything and touches nothing: rows, time and randomness come in as values.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use hgs_protocol::{
+    crypto::RsaPublicKey,
     env::{Random, UnixTime},
     health::{
         AttestationMode, AttestationSigner, CertificateKind, HealthCertificate, HealthCertificateRequest, PolicyVerdict,
@@ -24,7 +28,7 @@ use crate::{
     refusal::Refusal,
     replay::{ReplayedLog, TcgLogError},
     rtpm::{self, Party, StateKeys, Turn},
-    store::KnownHost,
+    store::{KnownHost, PolicyVersion},
 };
 
 /// A request in TPM mode, of either version.
@@ -81,13 +85,7 @@ impl Ask {
                 },
                 true,
             ) => {
-                let item = |wanted: ProvidedKind| {
-                    let mut found = provided.iter().filter(|(kind, _)| *kind == wanted);
-                    match (found.next(), found.next()) {
-                        (_, Some(_)) => Err(payload("ProvidedContent holds one kind twice")),
-                        (found, None) => Ok(found.map(|(_, bytes)| bytes.as_slice())),
-                    }
-                };
+                let item = |wanted: ProvidedKind| item(&provided, wanted);
                 let certificate = item(ProvidedKind::EndorsementKeyCertificate)?;
                 let ek = match (certificate, item(ProvidedKind::VsmIdentityKey)?) {
                     (Some(der), _) => {
@@ -114,24 +112,77 @@ impl Ask {
     }
 }
 
+/// The one item of a kind in ProvidedContent. Two of one kind are refused: which counts must not be a guess.
+pub(crate) fn item(provided: &[(ProvidedKind, Vec<u8>)], wanted: ProvidedKind) -> Result<Option<&[u8]>, Refusal> {
+    let mut found = provided.iter().filter(|(kind, _)| *kind == wanted);
+    match (found.next(), found.next()) {
+        (_, Some(_)) => Err(Refusal::Payload("ProvidedContent holds one kind twice".to_owned())),
+        (found, None) => Ok(found.map(|(_, bytes)| bytes.as_slice())),
+    }
+}
+
 /// What the service knows when it decides.
 pub struct Knowledge<'a> {
-    /// The host with the request's endorsement key.
-    pub host: Option<&'a KnownHost>,
-    /// What hosts are held against.
-    pub baselines: &'a Baselines,
+    /// The registrations of the request's endorsement key, the policy version to be tried first at the front.
+    pub hosts: &'a [KnownHost],
+    /// What hosts are held against, by policy version.
+    pub baselines: &'a BTreeMap<PolicyVersion, Baselines>,
     /// Which policies are off.
     pub switches: &'a Switches,
     /// Keys of the sealed states.
     pub state_keys: &'a StateKeys,
+    /// Makes certificates.
+    pub issuing: &'a Issuing<'a>,
+    /// The clock for the age of states, which no lab moves.
+    pub unshifted: UnixTime,
+}
+
+/// What certificates are made with, in every mode.
+pub struct Issuing<'a> {
     /// Signs health certificates.
     pub signer: &'a AttestationSigner,
     /// How long they live.
     pub lifetime: Duration,
     /// The lab's time.
     pub now: UnixTime,
-    /// The clock for the age of states, which no lab moves.
-    pub unshifted: UnixTime,
+    /// The mode in force.
+    pub mode: AttestationMode,
+    /// SPKI hashes of VSM keys that an administrator denies.
+    pub denied: &'a HashSet<[u8; 32]>,
+}
+
+impl Issuing<'_> {
+    /// A certificate of `kind` for exactly `key`, noted in `decision`.
+    pub(crate) fn certify(
+        &self,
+        key: RsaPublicKey,
+        kind: CertificateKind,
+        policies: Vec<PolicyVerdict>,
+        decision: &mut Decision,
+        rng: &mut dyn Random,
+    ) -> Result<(CertificateKind, Vec<u8>), Refusal> {
+        let sha256 = key.spki_sha256();
+        if self.denied.contains(&sha256) {
+            return Err(Refusal::DeniedKey(hex::encode(sha256)));
+        }
+        let request = HealthCertificateRequest {
+            key,
+            kind,
+            mode: self.mode,
+            policies,
+            issued_at: self.now,
+            lifetime: self.lifetime,
+        };
+        let other = |text: String| Refusal::Other(text);
+        let der = self
+            .signer
+            .issue(&request, rng)
+            .map_err(|error| other(error.to_string()))?;
+        let issued = HealthCertificate::parse(&der).map_err(|error| other(error.to_string()))?;
+        decision.serials.push(issued.serial());
+        decision.certified.push(sha256);
+        Ok((kind, der))
+    }
 }
 
 /// What was decided, and what is to be recorded of it.
@@ -142,17 +193,23 @@ pub struct Decision {
     pub exchange: Option<[u8; 16]>,
     /// All verdicts, when it came to policies.
     pub evaluation: Option<Evaluation>,
+    /// The registration that decided, in TPM mode.
+    pub version: Option<PolicyVersion>,
     /// Serial numbers of the certificates issued, hex.
     pub serials: Vec<String>,
+    /// SPKI hashes of the VSM keys certified.
+    pub certified: Vec<[u8; 32]>,
 }
 
 impl Decision {
-    fn of(outcome: Result<Reply, Refusal>) -> Decision {
+    pub(crate) fn of(outcome: Result<Reply, Refusal>) -> Decision {
         Decision {
             outcome,
             exchange: None,
             evaluation: None,
+            version: None,
             serials: Vec::new(),
+            certified: Vec::new(),
         }
     }
 
@@ -164,7 +221,7 @@ impl Decision {
 
 /// Takes one request one step further.
 pub fn attest_tpm(ask: &Ask, known: &Knowledge<'_>, rng: &mut dyn Random) -> Decision {
-    if known.host.is_none() {
+    if known.hosts.is_empty() {
         return Decision::of(Err(Refusal::Unauthorized));
     }
     let party = Party {
@@ -203,50 +260,46 @@ fn conclude(
 ) -> Result<Reply, Refusal> {
     let log = BootLog::parse(&finished.log).map_err(TcgLogError::from)?;
     let replayed = ReplayedLog::replay(&log, &finished.readout)?;
-    let evaluation = evaluate(BootFacts::read(&replayed), known.baselines, known.switches);
-    decision.evaluation = Some(evaluation.clone());
-    let host = evaluation
-        .into_healthy()
-        .map_err(|evaluation| Refusal::PolicyEvaluation(Box::new(evaluation)))?;
+    let host = judge(&BootFacts::read(&replayed), known, decision)?;
     let mut content = Vec::new();
     for kind in &ask.requested {
-        let der = certify(*kind, &host, known, rng)?;
-        let serial = HealthCertificate::parse(&der).map_err(|error| Refusal::Other(error.to_string()))?;
-        decision.serials.push(serial.serial());
-        content.push((*kind, der));
-    }
-    Ok(Reply::HealthCertificate { content })
-}
-
-/// A certificate for a key that was measured, never for one that the request brought.
-fn certify(
-    kind: CertificateKind,
-    host: &HealthyHost,
-    known: &Knowledge<'_>,
-    rng: &mut dyn Random,
-) -> Result<Vec<u8>, Refusal> {
-    let key = match kind {
-        CertificateKind::Encryption => host.encryption_key()?,
-        CertificateKind::Signing => host.signing_key()?,
-        CertificateKind::Authority => return Err(Refusal::Payload("result type 3 is off".to_owned())),
-    };
-    // A disabled policy was not asked for; listing it as failed would void the certificate.
-    let asked = host.verdicts().iter().filter(|evaluated| evaluated.enabled);
-    let request = HealthCertificateRequest {
-        key,
-        kind,
-        mode: AttestationMode::Tpm,
-        policies: asked
+        // A certificate for a key that was measured, never for one that the request brought.
+        let key = match kind {
+            CertificateKind::Encryption => host.encryption_key()?,
+            CertificateKind::Signing => host.signing_key()?,
+            CertificateKind::Authority => return Err(Refusal::Payload("result type 3 is off".to_owned())),
+        };
+        // A disabled policy was not asked for; listing it as failed would void the certificate.
+        let asked = host.verdicts().iter().filter(|evaluated| evaluated.enabled);
+        let policies = asked
             .map(|evaluated| PolicyVerdict {
                 id: evaluated.policy.id.0,
                 passed: evaluated.verdict.passed(),
             })
-            .collect(),
-        issued_at: known.now,
-        lifetime: known.lifetime,
-    };
-    known
-        .signer
-        .issue(&request, rng)
-        .map_err(|error| Refusal::Other(error.to_string()))
+            .collect();
+        content.push(known.issuing.certify(key, *kind, policies, decision, rng)?);
+    }
+    Ok(Reply::HealthCertificate { content })
+}
+
+/// Tries the host's registrations, each with the baselines of its own version only. When none passes, the
+/// verdicts of the first are the answer.
+fn judge(facts: &BootFacts, known: &Knowledge<'_>, decision: &mut Decision) -> Result<HealthyHost, Refusal> {
+    let none = Baselines::default();
+    for host in known.hosts {
+        let baselines = known.baselines.get(&host.version).unwrap_or(&none);
+        let evaluation = evaluate(facts.clone(), baselines, known.switches);
+        let passes = evaluation.clone().into_healthy().ok();
+        if passes.is_some() || decision.version.is_none() {
+            decision.version = Some(host.version);
+            decision.evaluation = Some(evaluation);
+        }
+        if let Some(healthy) = passes {
+            return Ok(healthy);
+        }
+    }
+    match decision.evaluation.clone() {
+        Some(evaluation) => Err(Refusal::PolicyEvaluation(Box::new(evaluation))),
+        None => Err(Refusal::Unauthorized),
+    }
 }

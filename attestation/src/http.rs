@@ -12,7 +12,7 @@ use hgs_protocol::{
     wire::hgsa::{Reply, Request},
 };
 
-use crate::{App, attest::Ask, refusal::Refusal};
+use crate::{AnyAsk, App, attest::Ask, host_key::HostKeyAsk, limits::client_address, refusal::Refusal};
 
 /// Routes everything that is not the shell's own; any path may come in any case.
 pub fn routes(app: &mut web::ServiceConfig) {
@@ -62,38 +62,59 @@ async fn serve(request: HttpRequest, payload: Payload, app: Data<App>) -> HttpRe
             .insert_header((header::ALLOW, allow))
             .finish();
     }
+    if let (Some(limit), Some(address)) = (&app.addresses, client_address(&request, &app.proxies))
+        && !limit.admit(address)
+    {
+        return refuse(
+            &app,
+            &Refusal::Unavailable("too many requests from this address in a minute"),
+        );
+    }
+    let standing = match app.standing().await {
+        Ok(standing) => standing,
+        // Clients keep the signing certificates for hours, so the last known ones are good enough.
+        Err(_) if operation == Operation::SigningCertificates && app.last_standing().is_some() => {
+            let last = app.last_standing().map(|last| last.signing_certificates.clone());
+            return json(StatusCode::OK, last.unwrap_or_default());
+        }
+        Err(error) => {
+            tracing::error!(%error, "what stands is not known");
+            return refuse(&app, &Refusal::Unavailable("the database does not answer"));
+        }
+    };
     match operation {
         Operation::ServiceInfo => json(
             StatusCode::OK,
             Reply::ServiceInfo {
                 functional_level: 2,
-                operation_mode: Some(AttestationMode::Tpm),
+                operation_mode: Some(standing.mode),
                 supported_functional_levels: vec![1, 2],
             }
             .encode(),
         ),
-        Operation::SigningCertificates => json(StatusCode::OK, app.signing_certificates.clone()),
+        Operation::SigningCertificates => json(StatusCode::OK, standing.signing_certificates.clone()),
         // The mode is checked before the body is read.
-        Operation::Attest { mode, .. } if mode != AttestationMode::Tpm => refuse(
+        Operation::Attest { mode, .. } if mode != standing.mode => refuse(
             &app,
             &Refusal::OperationMode {
-                expected: AttestationMode::Tpm,
+                expected: standing.mode,
             },
         ),
-        Operation::Attest { v2, .. } => match payload.to_bytes_limited(LARGEST_BODY).await {
+        Operation::Attest { mode, v2 } => match payload.to_bytes_limited(LARGEST_BODY).await {
             Err(_) => HttpResponse::PayloadTooLarge().finish(),
             Ok(Err(_)) => HttpResponse::BadRequest().finish(),
-            Ok(Ok(body)) => attest(&app, &body, v2).await,
+            Ok(Ok(body)) => attest(&app, &body, mode, v2).await,
         },
     }
 }
 
-async fn attest(app: &Data<App>, body: &Bytes, v2: bool) -> HttpResponse {
+async fn attest(app: &Data<App>, body: &Bytes, mode: AttestationMode, v2: bool) -> HttpResponse {
     let Ok(_admitted) = app.admitted.try_acquire() else {
         return refuse(app, &Refusal::Unavailable("too many requests at once"));
     };
     let ask = match Request::parse(body) {
-        Ok(request) => Ask::from_request(request, v2),
+        Ok(request) if mode == AttestationMode::HostKey => HostKeyAsk::from_request(request).map(AnyAsk::HostKey),
+        Ok(request) => Ask::from_request(request, v2).map(AnyAsk::Tpm),
         Err(error @ hgs_protocol::wire::hgsa::JsonError::NotJson) => Err(Refusal::NotJson(error)),
         Err(error) => Err(Refusal::Payload(error.to_string())),
     };

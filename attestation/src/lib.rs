@@ -4,31 +4,37 @@
 pub mod admin;
 pub mod attest;
 pub mod baseline;
+pub mod ci_file;
 pub mod ek;
 pub mod ek_chain;
 pub mod facts;
+pub mod host_key;
 pub mod http;
 pub mod inspect;
 pub mod inspect_ek;
+pub mod limits;
+pub mod platform;
 pub mod policy;
 pub mod refusal;
 pub mod replay;
 pub mod rtpm;
+pub mod signers;
+pub mod standing;
 pub mod store;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix_web::web;
 use anyhow::Context;
 use hgs_protocol::{
     env::{Env, UnixTime},
-    health::{self, AttestationSigner},
     secret::Secret32,
-    wire::hgsa::Reply,
+    wire::hgsa::{Reply, SessionId},
 };
 use hgs_service::{
     audit::{Audit, AuditError, Entry},
@@ -37,16 +43,21 @@ use hgs_service::{
     serve::{Bound, Metrics, bind},
     settings::Settings,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use tokio::sync::Semaphore;
 
 use crate::{
-    attest::{Ask, Decision, Knowledge, attest_tpm},
+    attest::{Ask, Decision, Issuing, Knowledge, attest_tpm},
+    host_key::{HostKeyAsk, attest_host_key},
+    limits::Limiter,
     policy::{Evaluated, Verdict},
     refusal::Refusal,
     rtpm::StateKeys,
-    store::{KnownHost, Store},
+    signers::Renewal,
+    standing::{Cache, Standing, StandingError},
+    store::{SeenVsmKey, Slot, Store},
 };
 
 /// Tables of the embedded database.
@@ -58,16 +69,36 @@ pub static POSTGRES: Migrator = sqlx::migrate!("../migrations/attestation/postgr
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// How many minutes a health certificate lives
-    #[arg(long, env = "HGS_HEALTH_CERTIFICATE_MINUTES", default_value_t = 480,
+    #[arg(long, env = "HGS_HEALTH_CERTIFICATE_MINUTES", default_value_t = LIFETIME_MINUTES,
           value_parser = clap::value_parser!(u64).range(1..=1440))]
     pub health_certificate_minutes: u64,
+    /// How many days before its end the attestation signer's successor is made
+    #[arg(long, env = "HGS_SIGNER_RENEWAL_DAYS", default_value_t = RENEWAL_DAYS,
+          value_parser = clap::value_parser!(u64).range(1..=1800))]
+    pub signer_renewal_days: u64,
+    /// Most requests a minute from one address; 0 for no limit
+    #[arg(long, env = "HGS_REQUESTS_PER_MINUTE_PER_ADDRESS", default_value_t = 0)]
+    pub requests_per_minute_per_address: u32,
+    /// Addresses of proxies whose X-Forwarded-For counts, separated by commas
+    #[arg(long, env = "HGS_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            health_certificate_minutes: LIFETIME_MINUTES,
+            signer_renewal_days: RENEWAL_DAYS,
+            requests_per_minute_per_address: 0,
+            trusted_proxies: Vec::new(),
+        }
+    }
 }
 
 /// Everything that a handler needs.
 pub struct App {
-    pub(crate) signer: AttestationSigner,
-    pub(crate) signing_certificates: Vec<u8>,
     pub(crate) lifetime: Duration,
+    pub(crate) renewal_ahead: Duration,
     pub(crate) store: Store,
     pub(crate) audit: Audit,
     pub(crate) kek: Kek,
@@ -75,10 +106,24 @@ pub struct App {
     pub(crate) metrics: Metrics,
     /// Requests that work or wait; beyond it one is turned away at once.
     pub(crate) admitted: Semaphore,
+    /// Requests of one address, where a limit is set.
+    pub(crate) addresses: Option<Limiter<IpAddr>>,
+    pub(crate) proxies: Vec<IpAddr>,
+    cache: Cache,
     /// One permit per core: cryptographic work under way.
     cores: Semaphore,
-    starts: Mutex<HashMap<[u8; 32], VecDeque<Instant>>>,
+    /// Exchanges and requests of one registered key.
+    keys: Limiter<[u8; 32]>,
     state_keys: Mutex<HashMap<i64, Secret32>>,
+    gauges: Gauges,
+    told: Mutex<Option<Renewal>>,
+}
+
+/// What `/metrics` says of signers.
+struct Gauges {
+    seconds_left: Gauge,
+    pending: Gauge,
+    late: Gauge,
 }
 
 /// Opens the database, makes the signer on the first start, and binds the listeners.
@@ -86,24 +131,59 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     let env = env.into();
     let database = Database::open(&settings.database_url, &SQLITE, &POSTGRES).await?;
     let store = Store::new(database.clone());
-    let signer = signer(&store, &settings.kek, &env).await?;
-    let chain = health::certificates_only(&[signer.certificate_der()])?;
+    let lifetime = Duration::from_secs(options.health_certificate_minutes.saturating_mul(60));
+    signers::remember_lifetime(&store, lifetime).await?;
+    if !store.signers().await?.iter().any(|row| row.slot == Some(Slot::Active)) {
+        let first = signers::make(Slot::Active, &settings.kek, env.now(), &mut env.rng())?;
+        if store.add_signer(&first).await? {
+            tracing::info!(id = first.id, "made the attestation signer");
+        }
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let metrics = Metrics::new();
+    let gauges = Gauges {
+        seconds_left: Gauge::default(),
+        pending: Gauge::default(),
+        late: Gauge::default(),
+    };
+    let metrics = Metrics::with(|registry| {
+        let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge(
+            "hgs_attestation_signer_seconds_left",
+            "Seconds until the active attestation signer ends",
+            &gauges.seconds_left,
+        );
+        gauge(
+            "hgs_attestation_signer_pending",
+            "1 while a new attestation signer waits to be registered with key protection",
+            &gauges.pending,
+        );
+        gauge(
+            "hgs_attestation_signer_late",
+            "1 while the renewal of the attestation signer is late",
+            &gauges.late,
+        );
+    });
+    let limit = options.requests_per_minute_per_address;
     let app = web::Data::new(App {
-        signing_certificates: number_array(&chain),
-        signer,
-        lifetime: Duration::from_secs(options.health_certificate_minutes.saturating_mul(60)),
+        lifetime,
+        renewal_ahead: Duration::from_secs(options.signer_renewal_days.saturating_mul(86_400)),
         store,
         audit: Audit::start(database.clone(), &settings.kek, env.clock.clone(), &mut env.rng()),
         kek: settings.kek.clone(),
         env: env.clone(),
         metrics: metrics.clone(),
         admitted: Semaphore::new(cores.saturating_mul(32)),
+        addresses: (limit > 0).then(|| Limiter::new(limit)),
+        proxies: options.trusted_proxies.clone(),
+        cache: Cache::default(),
         cores: Semaphore::new(cores),
-        starts: Mutex::default(),
+        keys: Limiter::new(MOST_STARTS),
         state_keys: Mutex::default(),
+        gauges,
+        told: Mutex::default(),
     });
+    app.standing().await.context("the attestation signer does not open")?;
+    tokio::spawn(App::tend(Arc::downgrade(&app.clone().into_inner())));
     let public = {
         let app = app.clone();
         move |config: &mut web::ServiceConfig| {
@@ -116,83 +196,231 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     bind(settings, env.clock, database, metrics, public, admin)
 }
 
-/// The signer of this fabric, shared by all replicas; made when there is none.
-async fn signer(store: &Store, kek: &Kek, env: &Env) -> anyhow::Result<AttestationSigner> {
-    if store.sealed(SIGNER).await?.is_none() {
-        let made = AttestationSigner::generate(env.now(), &mut env.rng())?;
-        let sealed = kek.seal(SIGNER, made.expose_pkcs8(), &mut env.rng());
-        store.seal_first(SIGNER, made.certificate_der(), &sealed).await?;
-        tracing::info!("made the attestation signer");
-    }
-    let (certificate, sealed) = store.sealed(SIGNER).await?.context("the attestation signer is gone")?;
-    let pkcs8 = kek
-        .open(SIGNER, &sealed)
-        .context("the attestation signer does not open")?;
-    Ok(AttestationSigner::from_parts(&pkcs8, &certificate)?)
+/// A request of the mode in force.
+pub(crate) enum AnyAsk {
+    Tpm(Ask),
+    HostKey(HostKeyAsk),
+}
+
+/// Whom a decision is about, for its record.
+struct Subject {
+    host: Option<String>,
+    unproven: Option<bool>,
+    key: Option<(&'static str, [u8; 32])>,
+    session: SessionId,
+    mode: &'static str,
 }
 
 impl App {
-    /// Loads what is known, decides, records, and only then answers.
-    pub(crate) async fn decide(app: Arc<App>, ask: Ask) -> Result<Reply, Refusal> {
-        let ek = ask.ek.sha256();
-        let unreachable = |error: sqlx::Error| {
-            tracing::error!(%error, "the database failed an attestation");
-            Refusal::Unavailable("the database does not answer")
-        };
-        let host = app.store.known_host(&ek).await.map_err(unreachable)?;
-        if host.is_some() && ask.context.is_none() && !app.may_start(ek) {
-            return Err(Refusal::Unavailable(
-                "too many exchanges with this endorsement key in a minute",
-            ));
-        }
-        let baselines = app.store.baselines().await.map_err(unreachable)?;
-        let switches = app.store.switches().await.map_err(unreachable)?;
-        let state_keys = app.state_keys().await.map_err(unreachable)?;
-        let _core = app.cores.acquire().await;
-        let (worker, known_host) = (app.clone(), host.clone());
-        let decided = web::block(move || {
-            let known = Knowledge {
-                host: known_host.as_ref(),
-                baselines: &baselines,
-                switches: &switches,
-                state_keys: &state_keys,
-                signer: &worker.signer,
-                lifetime: worker.lifetime,
-                now: worker.env.now(),
-                unshifted: worker.env.clock.unshifted(),
-            };
-            let decision = attest_tpm(&ask, &known, &mut worker.env.rng());
-            (ask, decision)
-        })
-        .await;
-        let (ask, decision) = decided.map_err(|_| Refusal::Unavailable("shutting down"))?;
-        if !decision.goes_on() {
-            let entry = Entry {
-                kind: "attestation",
-                once: decision.exchange,
-                body: record(&ask, host.as_ref(), &decision),
-            };
-            match app.audit.record(entry).await {
-                Ok(()) => {}
-                Err(AuditError::Twice) => return Err(Refusal::Replayed),
-                Err(AuditError::Unavailable) => return Err(Refusal::Unavailable("the decision could not be recorded")),
-            }
-        }
-        decision.outcome
+    /// What stands now.
+    pub(crate) async fn standing(&self) -> Result<Arc<Standing>, StandingError> {
+        self.cache.standing(&self.store, &self.kek, self.env.now()).await
     }
 
-    /// At most [`MOST_STARTS`] exchanges a minute for each registered endorsement key.
-    fn may_start(&self, ek: [u8; 32]) -> bool {
-        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        let times = starts.entry(ek).or_default();
-        while times.front().is_some_and(|at| at.elapsed() >= MINUTE) {
-            times.pop_front();
+    /// The last known state, for what must be answered though the database is away.
+    pub(crate) fn last_standing(&self) -> Option<Arc<Standing>> {
+        self.cache.last()
+    }
+
+    /// After a change that this process wrote.
+    pub(crate) fn changed(&self) {
+        self.cache.changed();
+    }
+
+    /// Loads what is known, decides, records, and only then answers.
+    pub(crate) async fn decide(app: Arc<App>, ask: AnyAsk) -> Result<Reply, Refusal> {
+        let standing = app.standing().await.map_err(unreachable)?;
+        match ask {
+            AnyAsk::Tpm(ask) => App::decide_tpm(app, ask, standing).await,
+            AnyAsk::HostKey(ask) => App::decide_host_key(app, ask, standing).await,
         }
-        let may = times.len() < MOST_STARTS;
-        if may {
-            times.push_back(Instant::now());
+    }
+
+    async fn decide_tpm(app: Arc<App>, ask: Ask, standing: Arc<Standing>) -> Result<Reply, Refusal> {
+        let ek = ask.ek.sha256();
+        let mut hosts = app.store.known_hosts(&ek).await.map_err(unreachable)?;
+        if !hosts.is_empty() && ask.context.is_none() && !app.keys.admit(ek) {
+            return Err(TOO_OFTEN);
         }
-        may
+        let state_keys = app.state_keys().await.map_err(unreachable)?;
+        let session = ask.session;
+        let (decision, mut hosts) = app
+            .clone()
+            .work(standing, move |app, issuing, standing| {
+                let known = Knowledge {
+                    hosts: &hosts,
+                    baselines: &standing.baselines,
+                    switches: &standing.switches,
+                    state_keys: &state_keys,
+                    issuing,
+                    unshifted: app.env.clock.unshifted(),
+                };
+                let decision = attest_tpm(&ask, &known, &mut app.env.rng());
+                (decision, std::mem::take(&mut hosts))
+            })
+            .await?;
+        if decision.goes_on() {
+            return decision.outcome;
+        }
+        let at = hosts.iter().position(|host| decision.version == Some(host.version));
+        let host = match hosts.is_empty() {
+            true => None,
+            false => Some(hosts.swap_remove(at.unwrap_or(0))),
+        };
+        let subject = Subject {
+            unproven: host.as_ref().map(|host| host.unproven),
+            host: host.map(|host| host.name),
+            key: Some(("ek_sha256", ek)),
+            session,
+            mode: "Tpm",
+        };
+        app.conclude(subject, decision).await
+    }
+
+    async fn decide_host_key(app: Arc<App>, ask: HostKeyAsk, standing: Arc<Standing>) -> Result<Reply, Refusal> {
+        let key = ask.host_key.as_ref().map(host_key::HostKey::sha256);
+        let host = match &key {
+            Some(sha256) => app.store.known_host_key(sha256).await.map_err(unreachable)?,
+            None => None,
+        };
+        if let (Some(_), Some(sha256)) = (&host, key)
+            && !app.keys.admit(sha256)
+        {
+            return Err(TOO_OFTEN);
+        }
+        let subject = Subject {
+            host: host.as_ref().map(|host| host.name.clone()),
+            unproven: None,
+            key: key.map(|sha256| ("host_key_sha256", sha256)),
+            session: ask.session,
+            mode: "HostKey",
+        };
+        let decision = app
+            .clone()
+            .work(standing, move |app, issuing, _| {
+                attest_host_key(&ask, host.as_ref(), issuing, &mut app.env.rng())
+            })
+            .await?;
+        app.conclude(subject, decision).await
+    }
+
+    /// Runs a story on a thread of its own, as many at a time as there are cores.
+    async fn work<T: Send + 'static>(
+        self: Arc<App>,
+        standing: Arc<Standing>,
+        mut story: impl FnMut(&App, &Issuing<'_>, &Standing) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let app = self.clone();
+        let _core = self.cores.acquire().await;
+        let done = web::block(move || {
+            let issuing = Issuing {
+                signer: &standing.signer,
+                lifetime: app.lifetime,
+                now: app.env.now(),
+                mode: standing.mode,
+                denied: &standing.denied,
+            };
+            story(&app, &issuing, &standing)
+        });
+        done.await.map_err(|_| Refusal::Unavailable("shutting down"))
+    }
+
+    /// Makes the decision durable, then answers with it.
+    async fn conclude(&self, subject: Subject, decision: Decision) -> Result<Reply, Refusal> {
+        if let Some(host) = &subject.host {
+            for sha256 in &decision.certified {
+                let seen = SeenVsmKey {
+                    host: host.clone(),
+                    spki_sha256: *sha256,
+                    mode: subject.mode.to_owned(),
+                    first_seen: self.env.now(),
+                };
+                self.store.saw_vsm_key(&seen).await.map_err(unreachable)?;
+            }
+        }
+        let entry = Entry {
+            kind: "attestation",
+            once: decision.exchange,
+            body: record(&subject, &decision),
+        };
+        match self.audit.record(entry).await {
+            Ok(()) => decision.outcome,
+            Err(AuditError::Twice) => Err(Refusal::Replayed),
+            Err(AuditError::Unavailable) => Err(Refusal::Unavailable("the decision could not be recorded")),
+        }
+    }
+
+    /// Does what the passing of time asks for, once a second, for as long as the service lives.
+    async fn tend(app: std::sync::Weak<App>) {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            second.tick().await;
+            let Some(app) = app.upgrade() else { return };
+            if let Err(error) = app.tend_signers().await {
+                tracing::warn!(%error, "the attestation signers could not be looked after");
+            }
+        }
+    }
+
+    /// Makes the next signer when it is due, erases keys that have no more use, and says where things stand.
+    pub(crate) async fn tend_signers(&self) -> Result<Renewal, StandingError> {
+        let standing = self.standing().await?;
+        let now = self.env.now();
+        let renewal = signers::renewal(&standing.signers, now, self.renewal_ahead);
+        let of = |slot| standing.signers.iter().find(move |row| row.slot == Some(slot));
+        let left = of(Slot::Active).map_or(0, |row| signers::not_after(row).seconds_since(now));
+        let pending = of(Slot::Pending).is_some();
+        self.gauges.seconds_left.set(left);
+        self.gauges.pending.set(i64::from(pending));
+        let late = matches!(renewal, Renewal::Late | Renewal::Expired);
+        self.gauges.late.set(i64::from(late));
+        if !pending && !matches!(renewal, Renewal::NotDue | Renewal::Pending) {
+            self.make_pending_signer().await?;
+        }
+        let over = |row: &store::SignerRow| row.slot.is_none() && row.sealed.is_some() && !row.is_published(now);
+        if standing.signers.iter().any(over) {
+            self.store.erase_old_signer_keys(now).await?;
+            self.changed();
+        }
+        let news = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let news = *told != Some(renewal) && !matches!(renewal, Renewal::NotDue | Renewal::Due);
+            *told = Some(renewal);
+            news
+        };
+        if news {
+            tracing::warn!(?renewal, seconds_left = left, "the renewal of the attestation signer");
+            self.tell(json!({ "event": "renewal", "state": renewal, "seconds_left": left }))
+                .await;
+        }
+        Ok(renewal)
+    }
+
+    /// Makes a pending signer unless there is one.
+    pub(crate) async fn make_pending_signer(&self) -> Result<(), StandingError> {
+        let made = signers::make(Slot::Pending, &self.kek, self.env.now(), &mut self.env.rng());
+        let made = made.map_err(|error| StandingError::Signer(error.to_string()))?;
+        if self.store.add_signer(&made).await? {
+            tracing::info!(
+                id = made.id,
+                "made the next attestation signer; register it with key protection"
+            );
+            self.tell(json!({ "event": "made", "sha256": made.id })).await;
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// An event of the signers' life, into the record.
+    pub(crate) async fn tell(&self, body: serde_json::Value) {
+        let entry = Entry {
+            kind: "attestation-signer",
+            once: None,
+            body,
+        };
+        if let Err(error) = self.audit.record(entry).await {
+            tracing::error!(%error, "an event of the attestation signers was not recorded");
+        }
     }
 
     /// The hour's key for sealed states, drawn by whichever replica needs it first.
@@ -233,8 +461,13 @@ impl App {
     }
 }
 
+fn unreachable(error: impl std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "the database failed an attestation");
+    Refusal::Unavailable("the database does not answer")
+}
+
 /// The decision as the audit row keeps it: hashes of keys, never keys.
-fn record(ask: &Ask, host: Option<&KnownHost>, decision: &Decision) -> serde_json::Value {
+fn record(subject: &Subject, decision: &Decision) -> serde_json::Value {
     let verdict = |evaluated: &Evaluated| {
         let outcome = match &evaluated.verdict {
             Verdict::Pass(_) => "pass",
@@ -258,28 +491,29 @@ fn record(ask: &Ask, host: Option<&KnownHost>, decision: &Decision) -> serde_jso
         Ok(reply) => (reply.name(), None),
         Err(refusal) => (refusal.reply().0.name(), Some(refusal.to_string())),
     };
-    json!({
-        "host": host.map(|host| &host.name),
-        "unproven": host.map(|host| host.unproven),
-        "ek_sha256": hex::encode(ask.ek.sha256()),
-        "session": ask.session.0,
-        "mode": "Tpm",
+    let mut body = json!({
+        "host": subject.host,
+        "unproven": subject.unproven,
+        "session": subject.session.0,
+        "mode": subject.mode,
+        "policy_version": decision.version,
         "reply": reply,
         "reason": reason,
         "authority": decision.evaluation.as_ref().and_then(|evaluation| evaluation.authority()),
         "verdicts": verdicts.map(verdict).collect::<Vec<_>>(),
         "serials": decision.serials,
-    })
+        "vsm_keys": decision.certified.iter().map(hex::encode).collect::<Vec<_>>(),
+    });
+    if let (Some((name, sha256)), Some(members)) = (subject.key, body.as_object_mut()) {
+        members.insert(name.to_owned(), json!(hex::encode(sha256)));
+    }
+    body
 }
 
-/// `[48,130,…]` without a space: one public client splits at the commas and trims nothing.
-fn number_array(bytes: &[u8]) -> Vec<u8> {
-    let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
-    format!("[{}]", numbers.join(",")).into_bytes()
-}
-
-const SIGNER: &str = "attestation-signer";
-const MINUTE: Duration = Duration::from_secs(60);
-const MOST_STARTS: usize = 20;
+const TOO_OFTEN: Refusal = Refusal::Unavailable("too many exchanges with this key in a minute");
+const LIFETIME_MINUTES: u64 = 480;
+const RENEWAL_DAYS: u64 = 60;
+/// Exchanges (TPM mode) or requests (host-key mode) a minute of one registered key.
+const MOST_STARTS: u32 = 20;
 const HOUR: i64 = 3600;
 const STATE_LIFE: i64 = 120;

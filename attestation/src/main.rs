@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hgs_protocol::env::Clock;
-use hgs_service::{lab_clock, settings::ServiceArgs, telemetry};
+use hgs_service::{audit_command, lab_clock, settings::ServiceArgs, telemetry};
 
 /// Host attestation of a guarded fabric (MS-HGSA).
 #[derive(Parser)]
@@ -42,6 +42,24 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The record of decisions
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Recompute the record's chains and say what was changed, inserted or taken away
+    Verify {
+        #[command(flatten)]
+        service: Box<ServiceArgs>,
+        /// Heads kept elsewhere (JSON, from an earlier --json); without them a cut tail does not show
+        #[arg(long)]
+        head: Option<PathBuf>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[actix_web::main]
@@ -49,6 +67,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::InspectLog { file, json } => attestation::inspect::run(&file, json),
         Command::InspectEk { file, roots, json } => attestation::inspect_ek::run(&file, roots.as_deref(), json),
+        Command::Audit(Audit::Verify { service, head, json }) => {
+            let settings = service.resolve("attestation")?;
+            let tables = (&attestation::SQLITE, &attestation::POSTGRES);
+            audit_command::verify(&settings, tables, head.as_deref(), json).await
+        }
         Command::Serve { service, options } => {
             let settings = service.resolve("attestation")?;
             telemetry::init(settings.log_format);

@@ -38,6 +38,15 @@ pub enum Refusal {
     /// The endorsement key is not registered.
     #[error("the endorsement key is not registered: add the host first")]
     Unauthorized,
+    /// The host key is not registered.
+    #[error("the host key is not registered, or its bytes are no key: add the host key first")]
+    UnknownHostKey,
+    /// The host key did not sign these bytes.
+    #[error("the host key's signature does not cover the host key followed by the VSM key")]
+    HostKeySignature,
+    /// An administrator denies the VSM key.
+    #[error("an administrator denies the VSM key {0}: restart the host with a new one, or lift the denial")]
+    DeniedKey(String),
     /// Not now.
     #[error("the service is not available: {0}")]
     Unavailable(&'static str),
@@ -60,7 +69,9 @@ impl Refusal {
             Refusal::PolicyEvaluation(evaluation) => (ErrorKind::PolicyEvaluation(reasons(evaluation)), false, 200),
             Refusal::Rtpm(_) | Refusal::Replayed => (ErrorKind::Rtpm, true, 200),
             Refusal::TcgLog(error) => (ErrorKind::TcgLogValidation, error.is_retryable(), 200),
-            Refusal::Unauthorized => (ErrorKind::Unauthorized, false, 200),
+            Refusal::Unauthorized | Refusal::UnknownHostKey | Refusal::HostKeySignature | Refusal::DeniedKey(_) => {
+                (ErrorKind::Unauthorized, false, 200)
+            }
             Refusal::Unavailable(_) => (ErrorKind::Unavailable, true, 503),
             Refusal::VirtualSecureMode(_) => (ErrorKind::VirtualSecureMode, false, 200),
             Refusal::Other(_) => (ErrorKind::Other, false, 200),
@@ -99,6 +110,9 @@ mod tests {
             Refusal::Replayed,
             Refusal::TcgLog(TcgLogError::NoSha256Bank),
             Refusal::Unauthorized,
+            Refusal::UnknownHostKey,
+            Refusal::HostKeySignature,
+            Refusal::DeniedKey(String::new()),
             Refusal::Unavailable("test"),
             Refusal::VirtualSecureMode(VsmIdentityError::Absent),
             Refusal::Other(String::new()),
@@ -119,6 +133,9 @@ mod tests {
                 "RtpmErrorReply true 200",
                 "RtpmErrorReply true 200",
                 "TcgLogValidationErrorReply true 200",
+                "UnauthorizedErrorReply false 200",
+                "UnauthorizedErrorReply false 200",
+                "UnauthorizedErrorReply false 200",
                 "UnauthorizedErrorReply false 200",
                 "UnavailableErrorReply true 503",
                 "VirtualSecureModeErrorReply false 200",

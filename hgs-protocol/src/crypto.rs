@@ -124,6 +124,15 @@ impl RsaPublicKey {
             .is_ok()
     }
 
+    /// True when `signature` is an RSASSA-PSS signature of `message` by this key: SHA-256, MGF1 with
+    /// SHA-256, salt of 32 bytes.
+    pub fn verify_pss_sha256(&self, message: &[u8], signature: &[u8]) -> bool {
+        let der = self.pkcs1_der();
+        UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA256, &der)
+            .verify(message, signature)
+            .is_ok()
+    }
+
     /// RSAES-OAEP, SHA-256 digest and MGF1, with `label` (empty for none).
     pub fn encrypt_oaep_sha256(&self, plaintext: &[u8], label: &[u8]) -> Result<Vec<u8>, CryptoError> {
         let key = PublicEncryptingKey::from_der(&self.spki_der()).map_err(|_| CryptoError::Key)?;
@@ -136,6 +145,67 @@ impl RsaPublicKey {
             .len();
         out.truncate(written);
         Ok(out)
+    }
+}
+
+/// A P-256 public key: a point on the curve, not the identity.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct EcPublicKey {
+    point: [u8; 65],
+}
+
+impl EcPublicKey {
+    /// From big-endian coordinates.
+    pub fn from_coordinates(x: &[u8; 32], y: &[u8; 32]) -> Result<EcPublicKey, CryptoError> {
+        let mut point = [4; 65];
+        let (_, coordinates) = point.split_at_mut(1);
+        for (to, from) in coordinates.iter_mut().zip(x.iter().chain(y)) {
+            *to = *from;
+        }
+        // Refuses what does not lie on the curve.
+        p256::PublicKey::from_sec1_bytes(&point).map_err(|_| CryptoError::Key)?;
+        Ok(EcPublicKey { point })
+    }
+
+    /// From a DER SubjectPublicKeyInfo of the named curve P-256; trailing bytes are refused.
+    pub fn from_spki_der(der: &[u8]) -> Result<EcPublicKey, CryptoError> {
+        use p256::{elliptic_curve::sec1::ToEncodedPoint as _, pkcs8::DecodePublicKey as _};
+        let key = p256::PublicKey::from_public_key_der(der).map_err(|_| CryptoError::Key)?;
+        let point = key.to_encoded_point(false);
+        let point = point.as_bytes().try_into().map_err(|_| CryptoError::Key)?;
+        Ok(EcPublicKey { point })
+    }
+
+    /// X then Y, big-endian, 32 bytes each.
+    pub fn coordinates(&self) -> ([u8; 32], [u8; 32]) {
+        let mut x = [0; 32];
+        let mut y = [0; 32];
+        let places = x.iter_mut().chain(&mut y);
+        for (to, from) in places.zip(self.point.iter().skip(1)) {
+            *to = *from;
+        }
+        (x, y)
+    }
+
+    /// SubjectPublicKeyInfo, DER, with the point uncompressed.
+    pub fn spki_der(&self) -> Vec<u8> {
+        use p256::pkcs8::EncodePublicKey as _;
+        #[expect(clippy::expect_used, reason = "the constructors let only points of the curve in")]
+        let key = p256::PublicKey::from_sec1_bytes(&self.point).expect("a point on the curve");
+        #[expect(clippy::expect_used, reason = "a short bit string always encodes")]
+        key.to_public_key_der().expect("a P-256 key encodes").into_vec()
+    }
+
+    /// SHA-256 over [`EcPublicKey::spki_der`].
+    pub fn spki_sha256(&self) -> [u8; 32] {
+        sha256(&self.spki_der())
+    }
+
+    /// True when `signature` (r then s, 64 bytes) is an ECDSA SHA-256 signature of `message` by this key.
+    pub fn verify_sha256(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &self.point)
+            .verify(message, signature)
+            .is_ok()
     }
 }
 
@@ -339,6 +409,34 @@ mod tests {
         let signature = key.sign_pkcs1_sha256(b"a").unwrap();
         assert!(key.public().verify_pkcs1_sha256(b"a", &signature));
         assert!(!key.public().verify_pkcs1_sha256(b"b", &signature));
+    }
+
+    #[test]
+    fn a_p256_key_survives_its_encodings_and_verifies_r_then_s() {
+        use p256::ecdsa::{Signature, SigningKey, signature::Signer as _};
+        let private = SigningKey::from_slice(&[7; 32]).unwrap();
+        let point = private.verifying_key().to_encoded_point(false);
+        let (x, y) = (*point.x().unwrap(), *point.y().unwrap());
+        let key = EcPublicKey::from_coordinates(&x.into(), &y.into()).unwrap();
+        assert_eq!(EcPublicKey::from_spki_der(&key.spki_der()), Ok(key));
+        assert_eq!(key.coordinates(), (x.into(), y.into()));
+        let signature: Signature = private.sign(b"a");
+        assert!(key.verify_sha256(b"a", &signature.to_bytes()));
+        assert!(!key.verify_sha256(b"b", &signature.to_bytes()));
+        assert!(!key.verify_sha256(b"a", signature.to_der().as_bytes()), "not DER");
+        assert_eq!(EcPublicKey::from_coordinates(&[1; 32], &[2; 32]), Err(CryptoError::Key));
+        let mut longer = key.spki_der();
+        longer.push(0);
+        assert_eq!(EcPublicKey::from_spki_der(&longer), Err(CryptoError::Key));
+    }
+
+    #[test]
+    fn a_pss_signature_is_bound_to_its_message() {
+        let key = RsaPrivateKey::generate_2048().unwrap();
+        let signature = key.sign_pss_sha256(b"a").unwrap();
+        assert!(key.public().verify_pss_sha256(b"a", &signature));
+        assert!(!key.public().verify_pss_sha256(b"b", &signature));
+        assert!(!key.public().verify_pkcs1_sha256(b"a", &signature));
     }
 
     #[test]

@@ -202,6 +202,22 @@ impl<'d> Node<'d> {
         Ok(Children { parent: self, nodes })
     }
 
+    /// The child elements in order, whatever stands between them.
+    pub fn elements(self) -> impl Iterator<Item = Node<'d>> {
+        let is_element = move |id: &NodeId| self.document.element(*id).is_some();
+        let children = self.document.children_iter(self.id).filter(is_element);
+        children.map(move |id| Node {
+            document: self.document,
+            id,
+        })
+    }
+
+    /// The values of all attributes.
+    pub fn attribute_values(self) -> impl Iterator<Item = &'d str> {
+        let attributes = self.element().map(|e| e.attributes.as_slice()).unwrap_or_default();
+        attributes.iter().map(|attribute| &*attribute.value)
+    }
+
     /// The text of an element that has no element children.
     pub fn text(self) -> Result<String, XmlError> {
         let mut out = String::new();

@@ -43,21 +43,23 @@ pub(crate) fn missing_tools(test: &str) -> bool {
 pub(crate) struct Service {
     pub(crate) url: String,
     pub(crate) tls_url: Option<String>,
-    admin: String,
+    pub(crate) admin: String,
     token: String,
+    pub(crate) reviewer: String,
+    pub(crate) clock: Clock,
     pub(crate) client: reqwest::Client,
     _dir: tempfile::TempDir,
 }
 
 impl Service {
     pub(crate) async fn start() -> Service {
-        Service::start_with(|_, args| args).await
+        Service::start_with(Options::default(), |_, args| args).await
     }
 
     /// With an HTTPS listener too; answers the certificate that it shows, DER.
     pub(crate) async fn start_tls() -> (Service, Vec<u8>) {
         let shown = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let service = Service::start_with(|dir, mut args| {
+        let service = Service::start_with(Options::default(), |dir, mut args| {
             let (certificate, key) = (dir.join("tls.pem"), dir.join("tls.key"));
             std::fs::write(&certificate, shown.cert.pem()).unwrap();
             std::fs::write(&key, shown.signing_key.serialize_pem()).unwrap();
@@ -68,14 +70,18 @@ impl Service {
         (service.await, shown.cert.der().to_vec())
     }
 
-    async fn start_with(change: impl FnOnce(&std::path::Path, ServiceArgs) -> ServiceArgs) -> Service {
+    pub(crate) async fn start_with(
+        options: Options,
+        change: impl FnOnce(&std::path::Path, ServiceArgs) -> ServiceArgs,
+    ) -> Service {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let kek = dir.path().join("kek");
         std::fs::write(&kek, "5a".repeat(32)).unwrap();
         let (token, line) = new_token(Role::Administrator, &mut OsRandom);
+        let (reviewer, second) = new_token(Role::Reviewer, &mut OsRandom);
         let tokens = dir.path().join("tokens");
-        std::fs::write(&tokens, format!("{line}\n")).unwrap();
+        std::fs::write(&tokens, format!("{line}\n{second}\n")).unwrap();
         let args = ServiceArgs {
             data_dir: Some(dir.path().join("data")),
             key_encryption_key_file: Some(kek),
@@ -83,10 +89,8 @@ impl Service {
             ..ServiceArgs::default()
         };
         let settings = change(dir.path(), args).resolve("attestation").unwrap();
-        let options = Options {
-            health_certificate_minutes: 480,
-        };
-        let bound = attestation::start(&settings, &options, Clock::system()).await.unwrap();
+        let clock = Clock::system();
+        let bound = attestation::start(&settings, &options, clock.clone()).await.unwrap();
         let (url, admin) = (bound.service_url.clone(), bound.admin_url.clone());
         let tls_url = bound.tls_url.clone();
         tokio::spawn(bound.run());
@@ -95,6 +99,8 @@ impl Service {
             tls_url,
             admin,
             token,
+            reviewer,
+            clock,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             _dir: dir,
         }
@@ -121,6 +127,20 @@ impl Service {
         (status, response.json().await.unwrap_or(Value::Null))
     }
 
+    pub(crate) async fn admin_put(&self, path: &str, body: &Value) -> (u16, Value) {
+        let url = format!("{}/admin/v1/{path}", self.admin);
+        let request = self.client.put(url).bearer_auth(&self.token).json(body);
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or(Value::Null))
+    }
+
+    /// Chooses the operation mode.
+    pub(crate) async fn set_mode(&self, mode: &str) {
+        let (status, answer) = self.admin_put("operation-mode", &json!({ "mode": mode })).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
     pub(crate) async fn admin_delete(&self, path: &str) -> u16 {
         let url = format!("{}/admin/v1/{path}", self.admin);
         let request = self.client.delete(url).bearer_auth(&self.token);
@@ -130,7 +150,7 @@ impl Service {
     /// Registers the bare endorsement key, by force.
     pub(crate) async fn register_forced(&self, host: &Host, name: &str) {
         let ek = BASE64_STANDARD.encode(host.ek.spki_der());
-        let body = json!({ "name": name, "ek_public": ek, "force": true });
+        let body = json!({ "name": name, "ek_public": ek, "force": true, "policy_version": "v1" });
         let (status, answer) = self.admin_post("tpm-hosts", &body).await;
         assert_eq!(status, 201, "{answer}");
     }

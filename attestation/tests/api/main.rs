@@ -63,7 +63,8 @@ async fn a_host_without_secure_boot_is_refused_with_the_policy_named() {
         secure_boot: false,
         ..Dials::default()
     });
-    let body = json!({ "name": "host03", "ek_certificate": BASE64_STANDARD.encode(&bad.certificate), "force": true });
+    let body = json!({ "name": "host03", "ek_certificate": BASE64_STANDARD.encode(&bad.certificate),
+        "policy_version": "v1", "force": true });
     assert_eq!(service.admin_post("tpm-hosts", &body).await.0, 201);
     let reply = bad.attest(&service, V1).await;
     let Reply::Error {
@@ -117,7 +118,7 @@ async fn a_key_without_a_vendor_is_taken_by_force_only() {
     }
     let service = Service::start().await;
     let host = Host::boot(&Dials::default());
-    let bare = |force: bool| json!({ "name": "bare", "ek_public": BASE64_STANDARD.encode(host.ek.spki_der()), "force": force });
+    let bare = |force: bool| json!({ "name": "bare", "ek_public": BASE64_STANDARD.encode(host.ek.spki_der()), "policy_version": "v1", "force": force });
     let (status, answer) = service.admin_post("tpm-hosts", &bare(false)).await;
     assert_eq!(status, 400, "{answer}");
     assert!(answer["error"].as_str().unwrap().contains("force"), "{answer}");
@@ -129,7 +130,18 @@ async fn a_key_without_a_vendor_is_taken_by_force_only() {
     );
     let (status, answer) = service.admin_post("tpm-hosts", &bare(true)).await;
     assert_eq!((status, &answer["unproven"]), (201, &json!(true)));
-    assert_eq!(service.admin_post("tpm-hosts", &bare(true)).await.0, 409);
+    assert_eq!(
+        service.admin_post("tpm-hosts", &bare(true)).await.0,
+        200,
+        "the same again"
+    );
+    let mut renamed = bare(true);
+    renamed["name"] = json!("other");
+    assert_eq!(service.admin_post("tpm-hosts", &renamed).await.0, 409);
+    let mut newer = bare(true);
+    newer["policy_version"] = json!("v2");
+    let (status, answer) = service.admin_post("tpm-hosts", &newer).await;
+    assert_eq!(status, 400, "version v2 takes no force: {answer}");
     let nonsense = json!({ "name": "x", "ek_public": BASE64_STANDARD.encode([1, 2, 3]), "force": true });
     assert_eq!(service.admin_post("tpm-hosts", &nonsense).await.0, 400);
 }

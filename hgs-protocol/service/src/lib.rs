@@ -4,6 +4,7 @@
 //! It touches everything and decides nothing of the protocols.
 
 pub mod audit;
+pub mod audit_command;
 pub mod database;
 pub mod lab_clock;
 pub mod sealed;

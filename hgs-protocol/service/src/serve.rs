@@ -40,7 +40,13 @@ pub struct Metrics {
 impl Metrics {
     /// A registry with the one counter `hgs_decisions_total{service,outcome}`.
     pub fn new() -> Metrics {
+        Metrics::with(|_| ())
+    }
+
+    /// The same, and what `register` adds to it.
+    pub fn with(register: impl FnOnce(&mut Registry)) -> Metrics {
         let mut registry = Registry::default();
+        register(&mut registry);
         let decisions = Family::default();
         registry.register(
             "hgs_decisions",

@@ -2,7 +2,7 @@
 //! VSM_IDK_INFO / VSM_IDKS_INFO that the boot log carries. The same key under two headers.
 
 use super::cursor::{Cursor, length32};
-use crate::crypto::RsaPublicKey;
+use crate::crypto::{EcPublicKey, RsaPublicKey};
 
 /// Why bytes are not a VSM key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +11,9 @@ pub enum VsmKeyError {
     #[error("the VSM key blob is malformed")]
     Layout,
     /// The key itself: 2048 to 4096 bits, odd exponent of at least 65537.
-    #[error("the VSM key is not an RSA key of 2048 to 4096 bits with an odd exponent of at least 65537")]
+    #[error(
+        "the key is not an RSA key of 2048 to 4096 bits with an odd exponent of at least 65537, nor a point on P-256"
+    )]
     Key,
 }
 
@@ -35,6 +37,29 @@ pub fn parse_rsa1(bytes: &[u8]) -> Result<RsaPublicKey, VsmKeyError> {
         return Err(VsmKeyError::Layout);
     }
     lengths.key(cursor)
+}
+
+/// `ECS1`, u32 32, X, Y; coordinates big-endian, 72 bytes (BCRYPT_ECCKEY_BLOB, public, P-256, for signing).
+pub fn encode_ecs1(key: &EcPublicKey) -> Vec<u8> {
+    let (x, y) = key.coordinates();
+    [ECS1, &32u32.to_le_bytes(), &x, &y].concat()
+}
+
+/// The key of an `ECS1` or `ECK1` blob (P-256, for signing or for agreement). No byte may be left over.
+pub fn parse_ec_blob(bytes: &[u8]) -> Result<EcPublicKey, VsmKeyError> {
+    let mut cursor = Cursor::new(bytes);
+    let known = matches!(cursor.take(4), Some(ECS1 | ECK1));
+    if !known || cursor.u32() != Some(32) {
+        return Err(VsmKeyError::Layout);
+    }
+    let mut coordinate = || cursor.take(32).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let (x, y) = coordinate()
+        .and_then(|x| Some((x, coordinate()?)))
+        .ok_or(VsmKeyError::Layout)?;
+    if !cursor.is_empty() {
+        return Err(VsmKeyError::Layout);
+    }
+    EcPublicKey::from_coordinates(&x, &y).map_err(|_| VsmKeyError::Key)
 }
 
 /// u32 algorithm (1, RSA), u32 bits, u32 exponent bytes, u32 modulus bytes, exponent, modulus; numbers big-endian.
@@ -97,6 +122,8 @@ fn put_lengths(out: &mut Vec<u8>, key: &RsaPublicKey) {
 }
 
 const RSA1: &[u8] = b"RSA1";
+const ECS1: &[u8] = b"ECS1";
+const ECK1: &[u8] = b"ECK1";
 const KEY_ALGORITHM_RSA: u32 = 1;
 
 #[cfg(test)]

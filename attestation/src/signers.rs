@@ -1,0 +1,184 @@
+//! The life of attestation signers: a new one is made in good time and waits, an administrator registers it
+//! with key protection and says so, only then does it sign and is published; the old one stays published
+//! until the last health certificate that it signed has expired.
+//!
+//! All signers are RSA and valid from the moment they are made: a public client gives up at a list in
+//! which one has another key type than the certificate at hand or is not yet valid.
+
+use std::time::Duration;
+
+use hgs_protocol::{
+    crypto::sha256,
+    env::{Random, UnixTime},
+    health::{AttestationSigner, IssueError, TrustedSigner},
+};
+use hgs_service::sealed::{Kek, SealedError};
+use serde::Serialize;
+use x509_cert::{Certificate, der::Decode as _};
+
+use crate::store::{Kind, Registered, SignerRow, Slot, Store};
+
+/// Why a stored signer does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its key was erased.
+    #[error("its private key has been erased")]
+    Erased,
+    /// Not under this key-encryption key.
+    #[error(transparent)]
+    Sealed(#[from] SealedError),
+    /// Key and certificate do not fit.
+    #[error(transparent)]
+    Parts(#[from] IssueError),
+}
+
+/// A new signer for `slot`, its key sealed.
+pub fn make(slot: Slot, kek: &Kek, now: UnixTime, rng: &mut dyn Random) -> Result<SignerRow, IssueError> {
+    let signer = AttestationSigner::generate(now, rng)?;
+    let id = hex::encode(sha256(signer.certificate_der()));
+    Ok(SignerRow {
+        sealed: Some(kek.seal(&purpose(&id), signer.expose_pkcs8(), rng)),
+        id,
+        slot: Some(slot),
+        certificate: signer.certificate_der().to_vec(),
+        made_at: now,
+        published_until: None,
+    })
+}
+
+/// The signer of a row, ready to sign.
+pub fn open(row: &SignerRow, kek: &Kek) -> Result<AttestationSigner, OpenError> {
+    let sealed = row.sealed.as_ref().ok_or(OpenError::Erased)?;
+    let pkcs8 = kek.open(&purpose(&row.id), sealed)?;
+    Ok(AttestationSigner::from_parts(&pkcs8, &row.certificate)?)
+}
+
+/// What the passing of time asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Renewal {
+    /// Nothing.
+    NotDue,
+    /// The active signer ends soon, and no other waits: make one.
+    Due,
+    /// One waits for an administrator.
+    Pending,
+    /// One waits, or should, and the active signer ends within [`LATE`].
+    Late,
+    /// The active signer has ended; no host can attest.
+    Expired,
+}
+
+/// Where the renewal stands. `ahead` is how long before its end a signer's successor is made.
+pub fn renewal(rows: &[SignerRow], now: UnixTime, ahead: Duration) -> Renewal {
+    let active = rows.iter().find(|row| row.slot == Some(Slot::Active));
+    let pending = rows.iter().any(|row| row.slot == Some(Slot::Pending));
+    let left = active.map_or(0, |row| not_after(row).seconds_since(now));
+    let within = |span: Duration| left <= i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match (left <= 0, within(LATE.min(ahead)), pending, within(ahead)) {
+        (true, ..) => Renewal::Expired,
+        (_, true, ..) => Renewal::Late,
+        (_, _, true, _) => Renewal::Pending,
+        (_, _, false, true) => Renewal::Due,
+        _ => Renewal::NotDue,
+    }
+}
+
+/// End of a signer's certificate; the beginning of time where it does not parse.
+pub fn not_after(row: &SignerRow) -> UnixTime {
+    let seconds = |certificate: Certificate| {
+        let end = certificate.tbs_certificate.validity.not_after.to_unix_duration();
+        i64::try_from(end.as_secs()).ok()
+    };
+    UnixTime(
+        Certificate::from_der(&row.certificate)
+            .ok()
+            .and_then(seconds)
+            .unwrap_or(0),
+    )
+}
+
+/// True when the certificate is one that key protection and clients can use now.
+pub fn is_usable(row: &SignerRow, now: UnixTime) -> bool {
+    let begun = Certificate::from_der(&row.certificate).is_ok_and(|certificate| {
+        let begin = certificate.tbs_certificate.validity.not_before.to_unix_duration();
+        i64::try_from(begin.as_secs()).is_ok_and(|begin| begin <= now.0)
+    });
+    begun && now < not_after(row) && TrustedSigner::from_certificate(&row.certificate).is_ok()
+}
+
+/// How long a retired signer must stay published: the longest life that any certificate was ever given
+/// here, and what a replica may lag behind.
+pub async fn publish_after_retirement(store: &Store, lifetime: Duration) -> Result<Duration, sqlx::Error> {
+    let stored = store.registered_as(Kind::Setting, LONGEST_LIFETIME).await?;
+    let longest = stored.and_then(|row| row.body.parse().ok()).unwrap_or(0);
+    Ok(Duration::from_secs(longest).max(lifetime) + LAG)
+}
+
+/// Remembers the longest life of health certificates ever configured.
+pub async fn remember_lifetime(store: &Store, lifetime: Duration) -> Result<(), sqlx::Error> {
+    let stored = store.registered_as(Kind::Setting, LONGEST_LIFETIME).await?;
+    let longest: u64 = stored.and_then(|row| row.body.parse().ok()).unwrap_or(0);
+    if lifetime.as_secs() > longest {
+        let row = Registered::plain(LONGEST_LIFETIME, lifetime.as_secs().to_string());
+        store.replace(Kind::Setting, &row).await?;
+    }
+    Ok(())
+}
+
+fn purpose(id: &str) -> String {
+    format!("attestation-signer-{id}")
+}
+
+const LONGEST_LIFETIME: &str = "longest-health-certificate-seconds";
+const LAG: Duration = Duration::from_secs(60);
+/// With less life than this left, a renewal that waits is late.
+pub const LATE: Duration = Duration::from_secs(14 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use hgs_protocol::{env::SeededRandom, health::SIGNER_LIFETIME, secret::Secret32};
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_770_000_000);
+    const AHEAD: Duration = Duration::from_secs(60 * 86_400);
+
+    fn kek(byte: u8) -> Kek {
+        Kek::new(Secret32::new([byte; 32]))
+    }
+
+    #[test]
+    fn a_signer_opens_under_its_own_key_and_name_only() {
+        let row = make(Slot::Active, &kek(1), NOW, &mut SeededRandom::new(1)).unwrap();
+        assert_eq!(open(&row, &kek(1)).unwrap().certificate_der(), row.certificate);
+        assert!(matches!(open(&row, &kek(2)), Err(OpenError::Sealed(_))));
+        let renamed = SignerRow {
+            id: "0".repeat(64),
+            ..row.clone()
+        };
+        assert!(matches!(open(&renamed, &kek(1)), Err(OpenError::Sealed(_))));
+        let erased = SignerRow { sealed: None, ..row };
+        assert!(matches!(open(&erased, &kek(1)), Err(OpenError::Erased)));
+    }
+
+    #[test]
+    fn a_renewal_falls_due_waits_and_is_late() {
+        let active = make(Slot::Active, &kek(1), NOW, &mut SeededRandom::new(1)).unwrap();
+        let pending = make(Slot::Pending, &kek(1), NOW, &mut SeededRandom::new(2)).unwrap();
+        let (alone, both) = (vec![active.clone()], vec![active.clone(), pending]);
+        let end = not_after(&active);
+        assert_eq!(end, NOW.plus_seconds(i64::try_from(SIGNER_LIFETIME.as_secs()).unwrap()));
+        let days = |days: i64| end.plus_seconds(-days * 86_400);
+        assert_eq!(renewal(&alone, days(61), AHEAD), Renewal::NotDue);
+        assert_eq!(renewal(&alone, days(60), AHEAD), Renewal::Due);
+        assert_eq!(renewal(&both, days(60), AHEAD), Renewal::Pending);
+        assert_eq!(renewal(&both, days(61), AHEAD), Renewal::Pending, "made by hand");
+        assert_eq!(renewal(&both, days(14), AHEAD), Renewal::Late);
+        assert_eq!(renewal(&alone, days(14), AHEAD), Renewal::Late);
+        assert_eq!(renewal(&both, end, AHEAD), Renewal::Expired);
+        assert_eq!(renewal(&[], NOW, AHEAD), Renewal::Expired);
+        assert!(is_usable(&active, NOW) && !is_usable(&active, end));
+        assert!(!is_usable(&active, NOW.plus_seconds(-7200)), "not yet valid");
+    }
+}
