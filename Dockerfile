@@ -2,7 +2,7 @@
 # that has swtpm. The base is a variable, so that a machine without a registry can bring its own.
 ARG BASE_IMAGE=debian:bookworm-slim
 FROM ${BASE_IMAGE}
-# A base that already has swtpm (one made by `./lab base`, say) needs no network here.
+# A base that already has swtpm (the one that `./lab up` makes, say) needs no network here.
 RUN command -v swtpm_setup >/dev/null || ( \
       apt-get update && \
       apt-get install -y --no-install-recommends swtpm swtpm-tools util-linux && \

@@ -168,7 +168,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         lifetime,
         renewal_ahead: Duration::from_secs(options.signer_renewal_days.saturating_mul(86_400)),
         store,
-        audit: Audit::start(database.clone(), &settings.kek, env.clock.clone(), &mut env.rng()),
+        audit: Audit::start(database.clone(), &settings.kek, &env),
         kek: settings.kek.clone(),
         env: env.clone(),
         metrics: metrics.clone(),

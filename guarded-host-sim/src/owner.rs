@@ -84,8 +84,13 @@ pub enum OwnerError {
 impl Owner {
     /// A new owner with keys of its own; `folder` (absolute) holds its tools.
     pub fn new(name: &str, folder: &Path, now: UnixTime, rng: &mut dyn Random) -> Result<Owner, OwnerError> {
+        Owner::with_keys(GuardianKeys::generate(name, now, rng)?, folder)
+    }
+
+    /// An owner whose guardian keys exist already.
+    pub fn with_keys(keys: GuardianKeys, folder: &Path) -> Result<Owner, OwnerError> {
         Ok(Owner {
-            keys: GuardianKeys::generate(name, now, rng)?,
+            keys,
             maker: TpmMaker::open(&folder.join("vtpm-maker"))?,
             folder: folder.to_path_buf(),
         })

@@ -34,7 +34,10 @@ use guarded_host_sim::{
     tpm_channel::TpmChannel,
     vm::{VmName, volume::Volume},
 };
-use hgs_protocol::env::{Clock, Env, OsRandom, Random};
+use hgs_protocol::{
+    env::{Clock, Env, OsRandom, Random},
+    protector::{GuardianKeys, KeyPair},
+};
 use hgs_service::{
     settings::ServiceArgs,
     telemetry,
@@ -265,7 +268,16 @@ async fn tell(folder: &Path) {
         )
         .await;
 
-    let owner = Owner::new("owner", &folder.join("owner"), drawn.env().now(), rng).unwrap();
+    let now = drawn.env().now();
+    let [signing, encryption] = [
+        KeyPair::generate_signing("owner", now, rng).unwrap(),
+        KeyPair::generate_encryption("owner", now, rng).unwrap(),
+    ];
+    for pair in [&signing, &encryption] {
+        drawn.keep_private_key(pair.expose_pkcs8());
+    }
+    let keys = GuardianKeys::from_pairs("owner", signing, encryption);
+    let owner = Owner::with_keys(keys, &folder.join("owner")).unwrap();
     let vm = VmName::parse("payroll").unwrap();
     let secret: [u8; 32] = rng.bytes();
     owner.shield(&vm, &secret, &guardian, &volume, "host01", rng).unwrap();
@@ -340,6 +352,12 @@ async fn tell(folder: &Path) {
     for pair in keys.signing().iter().chain(keys.encryption()) {
         drawn.keep_private_key(pair.expose_pkcs8());
     }
+    for (name, sealed) in attestation.sealed_keys().await {
+        let opened = attestation.settings().kek.open(&name, &sealed).unwrap();
+        if name.contains("signer") {
+            drawn.keep_private_key(&opened);
+        }
+    }
     let mut secrets = drawn.secrets();
     for service in [&attestation, &kps] {
         secrets.push(service.token.clone().into_bytes());
@@ -395,6 +413,22 @@ impl Files {
         }
         .resolve(self.name)
         .unwrap()
+    }
+}
+
+impl Files {
+    /// The rows of the attestation service's sealed keys: its signer and the hour's RTPM state key.
+    async fn sealed_keys(&self) -> Vec<(String, Vec<u8>)> {
+        let database = sqlx::SqlitePool::connect(&self.settings().database_url).await.unwrap();
+        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT name, sealed FROM sealed_key")
+            .fetch_all(&database)
+            .await
+            .unwrap();
+        assert!(
+            rows.iter().any(|(name, _)| name.contains("signer")),
+            "no sealed signer was found"
+        );
+        rows
     }
 }
 

@@ -198,9 +198,11 @@ impl HealthCertificate {
         rules: &AcceptanceRules,
     ) -> Result<CertifiedHost, HealthCertificateError> {
         use HealthCertificateError as Refused;
+        // A renewed certificate has the same key, so several entries may match; the strictest date counts.
         let signer = signers
             .iter()
-            .find(|signer| signed_by(&self.certificate, &self.der, &signer.key))
+            .filter(|signer| signed_by(&self.certificate, &self.der, &signer.key))
+            .max_by_key(|signer| signer.deny_issued_before)
             .ok_or(Refused::UntrustedSigner)?;
 
         let (begin, end) = self.validity();

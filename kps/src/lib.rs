@@ -65,7 +65,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         rules: AcceptanceRules::default(),
         max_offline_unwraps: options.max_offline_unwraps,
         store,
-        audit: Audit::start(database.clone(), &settings.kek, env.clock.clone(), &mut env.rng()),
+        audit: Audit::start(database.clone(), &settings.kek, &env),
         kek: settings.kek.clone(),
         env: env.clone(),
         metrics: metrics.clone(),

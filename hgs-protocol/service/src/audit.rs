@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use hgs_protocol::{
     crypto::{hmac_sha256, same},
-    env::{Clock, Random, UnixTime},
+    env::{Env, Random, UnixTime},
     secret::Secret32,
 };
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,17 @@ struct Chain {
     mac: [u8; 32],
 }
 
+impl Chain {
+    fn begin(key: Secret32, rng: &mut dyn Random) -> Chain {
+        Chain {
+            key,
+            writer: rng.bytes(),
+            sequence: 0,
+            mac: [0; 32],
+        }
+    }
+}
+
 /// A row as stored.
 #[derive(Clone, Debug, Serialize)]
 pub struct AuditRow {
@@ -117,15 +128,10 @@ pub struct Verification {
 
 impl Audit {
     /// Starts the writing task on the present runtime.
-    pub fn start(database: Database, kek: &Kek, clock: Clock, rng: &mut dyn Random) -> Audit {
+    pub fn start(database: Database, kek: &Kek, env: &Env) -> Audit {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let chain = Chain {
-            key: kek.derive("HGS-AUDIT"),
-            writer: rng.bytes(),
-            sequence: 0,
-            mac: [0; 32],
-        };
-        tokio::spawn(write(waiting, database, chain, clock));
+        let chain = Chain::begin(kek.derive("HGS-AUDIT"), &mut env.rng());
+        tokio::spawn(write(waiting, database, chain, env.clone()));
         Audit { queue }
     }
 
@@ -140,7 +146,7 @@ impl Audit {
     }
 }
 
-async fn write(mut waiting: mpsc::Receiver<Waiting>, database: Database, mut chain: Chain, clock: Clock) {
+async fn write(mut waiting: mpsc::Receiver<Waiting>, database: Database, mut chain: Chain, env: Env) {
     let mut batch = Vec::new();
     let mut minute = tokio::time::interval(Duration::from_secs(60));
     let mut told = 0;
@@ -161,7 +167,7 @@ async fn write(mut waiting: mpsc::Receiver<Waiting>, database: Database, mut cha
             }
         }
         let entries: Vec<&Entry> = batch.iter().map(|w| &w.entry).collect();
-        let outcome = on_database!(&database, write, pool => commit!(pool, &entries, &chain, clock.now()));
+        let outcome = on_database!(&database, write, pool => commit!(pool, &entries, &chain, env.now()));
         match outcome {
             Ok((results, sequence, mac)) => {
                 (chain.sequence, chain.mac) = (sequence, mac);
@@ -171,6 +177,10 @@ async fn write(mut waiting: mpsc::Receiver<Waiting>, database: Database, mut cha
             }
             Err(error) => {
                 tracing::error!(%error, "the audit rows were not written");
+                // The rows may be there all the same, if only the answer to COMMIT was lost. A new chain
+                // cannot collide with them, and leaves this one with nothing missing.
+                chain = Chain::begin(chain.key.clone(), &mut env.rng());
+                told = 0;
                 for waiting in batch.drain(..) {
                     let _ = waiting.answer.send(Err(AuditError::Unavailable));
                 }

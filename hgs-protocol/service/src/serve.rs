@@ -255,7 +255,7 @@ mod tests {
         settings::ServiceArgs,
         tokens::new_token,
     };
-    use hgs_protocol::env::OsRandom;
+    use hgs_protocol::env::{Env, OsRandom};
     use sqlx::migrate::{Migration, MigrationType, Migrator};
 
     fn migrator() -> Migrator {
@@ -355,10 +355,35 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_whose_answer_was_lost_does_not_stop_the_audit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (settings, database, ..) = service(dir.path()).await;
+        let audit = Audit::start(database.clone(), &settings.kek, &Env::system());
+        let entry = |n: u8| Entry {
+            kind: "test",
+            once: None,
+            body: serde_json::json!({ "n": n }),
+        };
+        audit.record(entry(1)).await.unwrap();
+        let Database::Sqlite { write, .. } = &database else {
+            unreachable!()
+        };
+        // The row that the writer means to write next is there already, as after a COMMIT without an answer.
+        sqlx::query("INSERT INTO audit SELECT writer, 2, at, kind, once, body, mac FROM audit")
+            .execute(write)
+            .await
+            .unwrap();
+        assert_eq!(audit.record(entry(2)).await, Err(AuditError::Unavailable));
+        audit.record(entry(3)).await.unwrap();
+        let rows = audit::newest(&database, 10).await.unwrap();
+        assert!(rows.iter().any(|row| row.body["n"] == 3));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn an_edit_a_gap_and_a_cut_tail_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let (settings, database, ..) = service(dir.path()).await;
-        let audit = Audit::start(database.clone(), &settings.kek, Clock::system(), &mut OsRandom);
+        let audit = Audit::start(database.clone(), &settings.kek, &Env::system());
         let entry = |n: u8, once| Entry {
             kind: "test",
             once,

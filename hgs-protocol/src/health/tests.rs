@@ -196,6 +196,10 @@ fn certificates_from_before_the_cut_are_denied() {
     signers[0].deny_issued_before = Some(NOW.plus_seconds(1));
     let refused = certificate.accept(&signers, NOW, &AcceptanceRules::default());
     assert!(matches!(refused, Err(HealthCertificateError::Denied { .. })));
+    // Another certificate of the same key, trusted without a date, does not lift the cut.
+    signers.insert(0, trust(&signer).remove(0));
+    let refused = certificate.accept(&signers, NOW, &AcceptanceRules::default());
+    assert!(matches!(refused, Err(HealthCertificateError::Denied { .. })));
 }
 
 #[test]
