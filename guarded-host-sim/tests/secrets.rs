@@ -274,7 +274,7 @@ async fn tell(folder: &Path) {
         KeyPair::generate_encryption("owner", now, rng).unwrap(),
     ];
     for pair in [&signing, &encryption] {
-        drawn.keep_private_key(pair.expose_pkcs8());
+        drawn.keep_private_key(pair.expose_pkcs8().unwrap());
     }
     let keys = GuardianKeys::from_pairs("owner", signing, encryption);
     let owner = Owner::with_keys(keys, &folder.join("owner")).unwrap();
@@ -346,11 +346,12 @@ async fn tell(folder: &Path) {
     .await
     .unwrap();
     let store = kps::store::Store::new(database);
-    let keys = kps::guardian::load_or_make(&store, &kps.settings().kek, drawn.env().now(), rng)
-        .await
-        .unwrap();
-    for pair in keys.signing().iter().chain(keys.encryption()) {
-        drawn.keep_private_key(pair.expose_pkcs8());
+    let vault = kps::guardian::Vault {
+        kek: kps.settings().kek.clone(),
+        token: None,
+    };
+    for row in store.certificates().await.unwrap() {
+        drawn.keep_private_key(vault.open(&row).unwrap().expose_pkcs8().unwrap());
     }
     for (name, sealed) in attestation.sealed_keys().await {
         let opened = attestation.settings().kek.open(&name, &sealed).unwrap();

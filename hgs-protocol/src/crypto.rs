@@ -7,8 +7,8 @@ use aws_lc_rs::{
     key_wrap::{AES_256, AesKek, KeyWrap},
     rand::SystemRandom,
     rsa::{
-        KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
-        PublicEncryptingKey,
+        KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPrivateDecryptingKey,
+        OaepPublicEncryptingKey, PrivateDecryptingKey, PublicEncryptingKey,
     },
     signature::{self, KeyPair as _, RsaKeyPair, UnparsedPublicKey},
 };
@@ -135,12 +135,26 @@ impl RsaPublicKey {
 
     /// RSAES-OAEP, SHA-256 digest and MGF1, with `label` (empty for none).
     pub fn encrypt_oaep_sha256(&self, plaintext: &[u8], label: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        self.encrypt_oaep(&OAEP_SHA256_MGF1SHA256, plaintext, label)
+    }
+
+    /// RSAES-OAEP, SHA-1 digest and MGF1, no label: for a peer that asks for it where that is allowed.
+    pub fn encrypt_oaep_sha1(&self, plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        self.encrypt_oaep(&OAEP_SHA1_MGF1SHA1, plaintext, b"")
+    }
+
+    fn encrypt_oaep(
+        &self,
+        algorithm: &'static OaepAlgorithm,
+        plaintext: &[u8],
+        label: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
         let key = PublicEncryptingKey::from_der(&self.spki_der()).map_err(|_| CryptoError::Key)?;
         let key = OaepPublicEncryptingKey::new(key).map_err(|_| CryptoError::Key)?;
         let mut out = vec![0; key.ciphertext_size()];
         let label = (!label.is_empty()).then_some(label);
         let written = key
-            .encrypt(&OAEP_SHA256_MGF1SHA256, plaintext, &mut out, label)
+            .encrypt(algorithm, plaintext, &mut out, label)
             .map_err(|_| CryptoError::Refused)?
             .len();
         out.truncate(written);
@@ -272,11 +286,25 @@ impl RsaPrivateKey {
 
     /// Opens RSAES-OAEP with SHA-256 and `label` (empty for none).
     pub fn decrypt_oaep_sha256(&self, ciphertext: &[u8], label: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        self.decrypt_oaep(&OAEP_SHA256_MGF1SHA256, ciphertext, label)
+    }
+
+    /// Opens RSAES-OAEP with SHA-1 and no label.
+    pub fn decrypt_oaep_sha1(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        self.decrypt_oaep(&OAEP_SHA1_MGF1SHA1, ciphertext, b"")
+    }
+
+    fn decrypt_oaep(
+        &self,
+        algorithm: &'static OaepAlgorithm,
+        ciphertext: &[u8],
+        label: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
         let mut out = Zeroizing::new(vec![0; self.decrypting.min_output_size()]);
         let label = (!label.is_empty()).then_some(label);
         let written = self
             .decrypting
-            .decrypt(&OAEP_SHA256_MGF1SHA256, ciphertext, &mut out, label)
+            .decrypt(algorithm, ciphertext, &mut out, label)
             .map_err(|_| CryptoError::Open)?
             .len();
         out.truncate(written);

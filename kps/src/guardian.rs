@@ -1,81 +1,161 @@
 //! The service's own certificates: made on the first start, private keys sealed at rest under the
-//! key-encryption key, the primary of each kind first.
+//! key-encryption key or kept in a token, and read into the keys that requests are served with.
 
-use anyhow::{Context, ensure};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
 use hgs_protocol::{
     env::{Random, UnixTime},
-    protector::{GuardianKeys, KeyPair},
+    protector::{KeyPair, KeyPurpose, suite::Suite},
 };
 use hgs_service::sealed::Kek;
 
-use crate::store::{Role, Store, StoredCertificate};
+use crate::{
+    store::{KeyPlace, Role, Store, StoredCertificate},
+    token::Token,
+};
 
-/// Loads the service's certificates. Where there are none yet, makes a self-signed pair of each
-/// kind (RSA-2048); of two processes that do so at once, one wins and both use its pairs.
-pub async fn load_or_make(
-    store: &Store,
-    kek: &Kek,
-    now: UnixTime,
-    rng: &mut dyn Random,
-) -> anyhow::Result<GuardianKeys> {
-    let mut stored = store.certificates().await?;
-    if stored.is_empty() {
-        let signing = KeyPair::generate_signing("HGS Signing", now, rng)?;
-        let encryption = KeyPair::generate_encryption("HGS Encryption", now, rng)?;
-        for (role, pair) in [(Role::Signing, &signing), (Role::Encryption, &encryption)] {
-            store.add_primary(&seal(role, pair, kek, rng), now).await?;
-        }
-        stored = store.certificates().await?;
-        tracing::info!("made the first signing and encryption certificates");
-    }
-    assemble(&stored, kek)
+/// Where new keys go and old ones are found.
+#[derive(Clone)]
+pub struct Vault {
+    /// Seals keys in the database.
+    pub kek: Kek,
+    /// Holds the keys instead, where there is one.
+    pub token: Option<Arc<Token>>,
 }
 
-fn assemble(stored: &[StoredCertificate], kek: &Kek) -> anyhow::Result<GuardianKeys> {
-    let mut pairs = [Vec::new(), Vec::new()];
-    for (role, list) in [Role::Signing, Role::Encryption].into_iter().zip(&mut pairs) {
-        for row in stored.iter().filter(|row| row.role == role) {
-            list.push(open(row, kek)?);
-        }
-        let primary = stored.iter().find(|row| row.role == role);
+impl Vault {
+    /// Makes a self-signed pair: in the token if there is one, else sealed. P-256 in a token is refused.
+    pub fn make(
+        &self,
+        role: Role,
+        suite: Suite,
+        name: &str,
+        now: UnixTime,
+        rng: &mut dyn Random,
+    ) -> anyhow::Result<StoredCertificate> {
+        let purpose = match role {
+            Role::Signing | Role::Communications => KeyPurpose::Signing,
+            Role::Encryption => KeyPurpose::Encryption,
+        };
+        let Some(token) = &self.token else {
+            let pair = KeyPair::generate(suite, purpose, name, now, rng)?;
+            return self.seal(role, &pair, rng);
+        };
+        ensure!(suite == Suite::Rsa, "keys in a token are RSA keys: leave `suite` out");
+        let id = token.generate(name, rng)?;
+        let pair = KeyPair::certify_token(token.key(&id)?, name, purpose, now, rng)?;
+        Ok(row(role, &pair, KeyPlace::Token(id)))
+    }
+
+    /// Takes over a pair made elsewhere. Refused where keys live in a token, since this one has been outside.
+    pub fn seal(&self, role: Role, pair: &KeyPair, rng: &mut dyn Random) -> anyhow::Result<StoredCertificate> {
         ensure!(
-            primary.is_some_and(|row| row.is_primary),
-            "there is no primary {} certificate in the database",
-            role.word()
+            self.token.is_none(),
+            "the keys of this service live in a token: put the key into it with the token's own tools, then add it by \
+             `tokenKeyId` and `certificate`"
         );
+        let key = pair.expose_pkcs8().context("the private key is in a token")?;
+        let thumbprint = hex::encode(pair.certificate().sha256());
+        let sealed = self.kek.seal(&purpose(role, &thumbprint), key, rng);
+        Ok(row(role, pair, KeyPlace::Sealed(sealed)))
     }
-    let [signing, encryption] = pairs.map(Vec::into_iter);
-    let (mut signing, mut encryption) = (signing, encryption);
-    let first = (signing.next(), encryption.next());
-    let (Some(first_signing), Some(first_encryption)) = first else {
-        anyhow::bail!("there is no primary certificate in the database");
+
+    /// Takes over a key that is in the token already, with its certificate.
+    pub fn adopt(&self, role: Role, id: &str, certificate: &[u8]) -> anyhow::Result<StoredCertificate> {
+        let token = self.token.as_ref().context(NO_TOKEN)?;
+        let pair = KeyPair::from_token(token.key(id)?, certificate)?;
+        Ok(row(role, &pair, KeyPlace::Token(id.to_ascii_lowercase())))
+    }
+
+    /// The pair of a row.
+    pub fn open(&self, row: &StoredCertificate) -> anyhow::Result<KeyPair> {
+        let what = || format!("the {} certificate {}", row.role.word(), row.thumbprint);
+        match &row.key {
+            KeyPlace::Sealed(sealed) => {
+                let key = self
+                    .kek
+                    .open(&purpose(row.role, &row.thumbprint), sealed)
+                    .with_context(what)?;
+                KeyPair::from_parts(&key, &row.certificate).with_context(what)
+            }
+            KeyPlace::Token(id) => {
+                let token = self.token.as_ref().context(NO_TOKEN).with_context(what)?;
+                KeyPair::from_token(token.key(id).with_context(what)?, &row.certificate).with_context(what)
+            }
+        }
+    }
+
+    /// Destroys the key of a row that is gone.
+    pub fn forget(&self, row: &StoredCertificate) {
+        if let (KeyPlace::Token(id), Some(token)) = (&row.key, &self.token)
+            && let Err(error) = token.destroy(id)
+        {
+            tracing::warn!(key = id, %error, "a key that is no longer used stays in the token");
+        }
+    }
+}
+
+/// Makes the first self-signed pair (RSA-2048) of signing and of encryption where the service has no certificate at
+/// all; of two processes that do so at once, one wins and both use its pairs.
+pub async fn make_first(store: &Store, vault: &Vault, now: UnixTime, rng: &mut dyn Random) -> anyhow::Result<()> {
+    if !store.certificates().await?.is_empty() {
+        return Ok(());
+    }
+    for (role, name) in [(Role::Signing, "HGS Signing"), (Role::Encryption, "HGS Encryption")] {
+        let mut made = vault.make(role, Suite::Rsa, name, now, rng)?;
+        made.is_primary = true;
+        if !store.add_certificate(&made, now).await? {
+            vault.forget(&made);
+        }
+    }
+    tracing::info!("made the first signing and encryption certificates");
+    Ok(())
+}
+
+/// The certificate and private key of a PEM text or PFX bytes.
+pub fn read_pem(text: &str) -> anyhow::Result<KeyPair> {
+    use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+    let certificate = CertificateDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| anyhow::anyhow!("the PEM text holds no CERTIFICATE"))?;
+    let key = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| anyhow::anyhow!("the PEM text holds no PRIVATE KEY in PKCS#8 form, unencrypted"))?;
+    Ok(KeyPair::from_parts(key.secret_pkcs8_der(), &certificate)?)
+}
+
+/// The one certificate with a private key in a PFX.
+pub fn read_pfx(bytes: &[u8], password: &str) -> anyhow::Result<KeyPair> {
+    let archive = p12_keystore::Pkcs12Archive::from_pkcs12(bytes, password)
+        .map_err(|_| anyhow::anyhow!("the PFX does not open: it is damaged, or the password is another"))?;
+    let [bag] = archive.keys.as_slice() else {
+        bail!(
+            "the PFX holds {} private keys, and exactly one is needed",
+            archive.keys.len()
+        );
     };
-    let mut keys = GuardianKeys::from_pairs("HGS", first_signing, first_encryption);
-    signing.for_each(|pair| keys.add_signing(pair));
-    encryption.for_each(|pair| keys.add_encryption(pair));
-    Ok(keys)
+    // Which certificate belongs to the key, the key itself tells; a chain may come along.
+    archive
+        .certs
+        .iter()
+        .find_map(|certificate| KeyPair::from_parts(bag.key.as_der(), certificate.cert.as_der()).ok())
+        .context("the PFX holds no certificate of its private key (RSA of 2048 to 4096 bits, or P-256)")
 }
 
-fn seal(role: Role, pair: &KeyPair, kek: &Kek, rng: &mut dyn Random) -> StoredCertificate {
-    let thumbprint = hex::encode(pair.certificate().sha256());
+fn row(role: Role, pair: &KeyPair, key: KeyPlace) -> StoredCertificate {
     StoredCertificate {
-        sealed_key: kek.seal(&purpose(role, &thumbprint), pair.expose_pkcs8(), rng),
-        thumbprint,
+        thumbprint: hex::encode(pair.certificate().sha256()),
         role,
-        is_primary: true,
+        is_primary: false,
+        is_enabled: true,
         certificate: pair.certificate().der().to_vec(),
+        key,
+        request_id: None,
     }
-}
-
-fn open(row: &StoredCertificate, kek: &Kek) -> anyhow::Result<KeyPair> {
-    let what = || format!("the {} certificate {}", row.role.word(), row.thumbprint);
-    let key = kek
-        .open(&purpose(row.role, &row.thumbprint), &row.sealed_key)
-        .with_context(what)?;
-    KeyPair::from_parts(&key, &row.certificate).with_context(what)
 }
 
 /// Binds a sealed key to its row, so that one row's key cannot stand in for another's.
 fn purpose(role: Role, thumbprint: &str) -> String {
     format!("kps-{}-{thumbprint}", role.word())
 }
+
+const NO_TOKEN: &str = "its private key is in a token: start the service with --pkcs11-module and --pkcs11-pin-file";

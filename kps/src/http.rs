@@ -8,13 +8,13 @@ use actix_web::{
 };
 use hgs_protocol::{
     crypto::sha256,
-    health::{HealthCertificate, TrustedSigner},
-    protector::{Metadata, Release},
+    health::HealthCertificate,
+    protector::{Metadata, MetadataError, Release},
     wire::kps::{CONTENT_TYPE, MAX_REQUEST, METADATA_PATH, RollTransportKeyRequest, ServiceVersion},
 };
 use hgs_service::audit::Entry;
 
-use crate::{App, refusal::Refusal, roll, store::StoredSigner};
+use crate::{App, refusal::Refusal, roll};
 
 /// Everything on the service listener that no probe answers.
 pub fn routes(service: &mut web::ServiceConfig) {
@@ -93,15 +93,16 @@ async fn roll_transport_key(
 ) -> Result<HttpResponse, Refusal> {
     let version = version.ok_or(Refusal::Version)?;
     let _admitted = app.admitted.try_acquire().map_err(|_| Refusal::Unavailable)?;
-    let signers = app.store.signers().await.map_err(unavailable)?;
     let (ask, outcome) = on_a_core(&app, move |app| {
         let ask = RollTransportKeyRequest::parse(&body)?;
-        let signers: Vec<TrustedSigner> = signers.iter().filter_map(trusted).collect();
+        let standing = app.current.get();
         let guardian = roll::Guardian {
-            keys: &app.keys,
-            signers: &signers,
-            rules: &app.rules,
-            max_offline_unwraps: app.max_offline_unwraps,
+            keys: &standing.keys,
+            signers: &standing.signers,
+            rules: &standing.rules,
+            max_offline_unwraps: standing.max_offline_unwraps,
+            allow_sha1_oaep: standing.allow_sha1_oaep,
+            chains: &app.chains,
         };
         let outcome = roll::roll_transport_key(&ask, version, &guardian, app.env.now(), &mut app.env.rng());
         Ok::<_, Refusal>((ask, outcome))
@@ -124,7 +125,18 @@ async fn metadata(app: web::Data<App>, request: &HttpRequest, body: &[u8]) -> Re
         }));
     }
     let _admitted = app.admitted.try_acquire().map_err(|_| Refusal::Unavailable)?;
-    let document = on_a_core(&app, |app| Metadata::build(&app.keys, None)).await??;
+    let document = on_a_core(&app, |app| {
+        let standing = app.current.get();
+        // In the order of MS-KPS 3.1.5.1.2.3.
+        if !standing.has_primary_encryption {
+            return Err(MetadataError::NoEncryptionCertificate);
+        }
+        if !standing.has_primary_signing {
+            return Err(MetadataError::NoSigningCertificate);
+        }
+        Metadata::build(&standing.keys, standing.communications.as_ref())
+    })
+    .await??;
     let tag = format!("\"{}\"", hex::encode(sha256(&document)));
     let known = request
         .headers()
@@ -176,24 +188,6 @@ fn decision(ask: &RollTransportKeyRequest, outcome: &Result<Release, Refusal>) -
             "egressProtector": egress,
         }),
     }
-}
-
-fn trusted(row: &StoredSigner) -> Option<TrustedSigner> {
-    match TrustedSigner::from_certificate(&row.certificate) {
-        Ok(mut signer) => {
-            signer.deny_issued_before = row.deny_issued_before;
-            Some(signer)
-        }
-        Err(error) => {
-            tracing::error!(signer = row.thumbprint, %error, "a stored attestation signer is not usable");
-            None
-        }
-    }
-}
-
-fn unavailable(error: sqlx::Error) -> Refusal {
-    tracing::error!(%error, "the database does not answer");
-    Refusal::Unavailable
 }
 
 #[cfg(test)]

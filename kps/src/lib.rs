@@ -6,39 +6,47 @@ pub mod guardian;
 pub mod http;
 pub mod refusal;
 pub mod roll;
+pub mod standing;
 pub mod store;
+pub mod token;
 
 use std::sync::Arc;
 
 use actix_web::web;
-use hgs_protocol::{env::Env, health::AcceptanceRules, protector::GuardianKeys};
+use hgs_protocol::{env::Env, protector::ChainCache};
 use hgs_service::{
     audit::Audit,
     database::Database,
-    sealed::Kek,
     serve::{Bound, Metrics, bind},
     settings::Settings,
 };
 use tokio::sync::Semaphore;
 
-use crate::store::Store;
+use crate::{
+    guardian::Vault,
+    standing::Current,
+    store::Store,
+    token::{Token, TokenOptions},
+};
 
 /// What an administrator chooses beyond the settings that all services share.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
-    /// How many offline unwraps a released key may at most carry; 0 allows none
+    /// How many offline unwraps a released key may at most carry, until an administrator sets it; 0 allows none
     #[arg(long, env = "HGS_MAX_OFFLINE_UNWRAPS", default_value_t = 0)]
     pub max_offline_unwraps: u32,
+    /// The token that holds the private keys, if any does.
+    #[command(flatten)]
+    pub token: TokenOptions,
 }
 
 /// Everything that a handler needs.
 pub struct App {
-    pub(crate) keys: GuardianKeys,
-    pub(crate) rules: AcceptanceRules,
-    pub(crate) max_offline_unwraps: u32,
+    pub(crate) current: Arc<Current>,
+    pub(crate) vault: Vault,
+    pub(crate) chains: ChainCache,
     pub(crate) store: Store,
     pub(crate) audit: Audit,
-    pub(crate) kek: Kek,
     pub(crate) env: Env,
     pub(crate) metrics: Metrics,
     /// One permit per core: cryptographic work under way.
@@ -57,16 +65,21 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     )
     .await?;
     let store = Store::new(database.clone());
-    let keys = guardian::load_or_make(&store, &settings.kek, env.now(), &mut env.rng()).await?;
+    let vault = Vault {
+        kek: settings.kek.clone(),
+        token: Token::open(&options.token)?,
+    };
+    guardian::make_first(&store, &vault, env.now(), &mut env.rng()).await?;
+    let current = Arc::new(Current::read(store.clone(), vault.clone(), options.max_offline_unwraps).await?);
+    tokio::spawn(Current::watch(Arc::downgrade(&current)));
     let metrics = Metrics::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let app = web::Data::from(Arc::new(App {
-        keys,
-        rules: AcceptanceRules::default(),
-        max_offline_unwraps: options.max_offline_unwraps,
+        current,
+        vault,
+        chains: ChainCache::new(CHAIN_CACHE),
         store,
         audit: Audit::start(database.clone(), &settings.kek, &env),
-        kek: settings.kek.clone(),
         env: env.clone(),
         metrics: metrics.clone(),
         cores: Semaphore::new(cores),
@@ -87,5 +100,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     )
 }
 
+/// Bytes of verified chains that are kept: those of some ten thousand VMs.
+const CHAIN_CACHE: usize = 64 << 20;
 /// A roll takes a few milliseconds of a core, so the last in the queue waits well under a second.
 const WAITING_PER_CORE: usize = 32;

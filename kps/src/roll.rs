@@ -7,7 +7,8 @@ use hgs_protocol::{
     env::{Random, UnixTime},
     health::{AcceptanceRules, CertifiedHost, HealthCertificate, TrustedSigner},
     protector::{
-        ChainedProtector, GuardianKeys, KeyProtector, OpenedProtector, PayloadVersion, Release, seal_release,
+        ChainCache, ChainedProtector, GuardianKeys, KeyProtector, OpenedProtector, PayloadVersion, ProtectorError,
+        Release, seal_release_by,
         suite::{AES256_GCM, KW_AES256, KeyTransport},
     },
     wire::kps::{RollTransportKeyRequest, ServiceVersion},
@@ -25,6 +26,10 @@ pub struct Guardian<'a> {
     pub rules: &'a AcceptanceRules,
     /// Upper limit of the offline unwraps that a release may carry.
     pub max_offline_unwraps: u32,
+    /// Whether OAEP with SHA-1 opens a wrapping, and is used where a host asks for it.
+    pub allow_sha1_oaep: bool,
+    /// Chains that were verified before.
+    pub chains: &'a ChainCache,
 }
 
 /// Decides on one request and, if nothing speaks against it, makes the answer.
@@ -35,17 +40,41 @@ pub fn roll_transport_key(
     now: UnixTime,
     rng: &mut dyn Random,
 ) -> Result<Release, Refusal> {
-    check_algorithms(ask)?;
+    let transfer = kps.check_algorithms(ask)?;
     let host = kps.certified_host(&ask.health_certificate, now)?;
-    let parsed = KeyProtector::parse(&ask.ingress_protector)?;
-    let chained = parsed.verify()?;
+    let parsed = kps.parse(&ask.ingress_protector)?;
+    let chained = parsed.verify_cached(kps.chains)?;
     let ingress = kps.open(chained, rng)?;
     let egress = ingress.roll(kps.keys, rng).map_err(|_| Refusal::Internal)?;
     let offline = kps.max_offline_unwraps.min(egress.egress().max_offline_unwraps());
-    seal_release(&ingress, &egress, &host, layout(version), offline, rng).map_err(|_| Refusal::Internal)
+    seal_release_by(transfer, &ingress, &egress, &host, layout(version), offline, rng).map_err(|_| Refusal::Internal)
 }
 
 impl Guardian<'_> {
+    /// The three algorithms that a host asks for are one suite's; nothing is negotiated.
+    fn check_algorithms(&self, ask: &RollTransportKeyRequest) -> Result<KeyTransport, Refusal> {
+        // Health certificates hold RSA keys only, since the key that a TPM log measures is one.
+        let transfer = match KeyTransport::from_uri(&ask.transfer_key_encryption_algorithm) {
+            Some(KeyTransport::RsaOaep) => KeyTransport::RsaOaep,
+            Some(KeyTransport::RsaOaepSha1) if self.allow_sha1_oaep => KeyTransport::RsaOaepSha1,
+            _ => return Err(Refusal::UnsupportedAlgorithm("transfer key")),
+        };
+        if ask.wrapping_key_encryption_algorithm != KW_AES256 {
+            return Err(Refusal::UnsupportedAlgorithm("wrapping key"));
+        }
+        if ask.transport_keys_encryption_algorithm != AES256_GCM {
+            return Err(Refusal::UnsupportedAlgorithm("transport keys"));
+        }
+        Ok(transfer)
+    }
+
+    fn parse(&self, document: &[u8]) -> Result<KeyProtector, ProtectorError> {
+        match self.allow_sha1_oaep {
+            true => KeyProtector::parse_allowing_sha1(document),
+            false => KeyProtector::parse(document),
+        }
+    }
+
     fn certified_host(&self, der: &[u8], now: UnixTime) -> Result<CertifiedHost, Refusal> {
         Ok(HealthCertificate::parse(der)?.accept(self.signers, now, self.rules)?)
     }
@@ -53,21 +82,6 @@ impl Guardian<'_> {
     fn open(&self, chained: ChainedProtector, rng: &mut dyn Random) -> Result<OpenedProtector, Refusal> {
         Ok(chained.open(self.keys, rng)?)
     }
-}
-
-/// The three algorithms that a host asks for are one suite's; nothing is negotiated.
-fn check_algorithms(ask: &RollTransportKeyRequest) -> Result<(), Refusal> {
-    // Health certificates hold RSA keys only, since the key that a TPM log measures is one.
-    if KeyTransport::from_uri(&ask.transfer_key_encryption_algorithm) != Some(KeyTransport::RsaOaep) {
-        return Err(Refusal::UnsupportedAlgorithm("transfer key"));
-    }
-    if ask.wrapping_key_encryption_algorithm != KW_AES256 {
-        return Err(Refusal::UnsupportedAlgorithm("wrapping key"));
-    }
-    if ask.transport_keys_encryption_algorithm != AES256_GCM {
-        return Err(Refusal::UnsupportedAlgorithm("transport keys"));
-    }
-    Ok(())
 }
 
 fn layout(version: ServiceVersion) -> PayloadVersion {

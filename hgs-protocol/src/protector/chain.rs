@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::{
+    cache::{self, Chain, ChainCache},
     document::{KeyProtector, ProtectorError, Wrapping, WrappingId},
     guardian::Certificate,
 };
@@ -65,41 +66,32 @@ pub enum VerifyError {
 #[derive(Clone, Debug)]
 pub struct ChainedProtector {
     pub(super) protector: KeyProtector,
-    /// Certificates of each wrapping, in document order: signing, encryption.
-    pub(super) certificates: Vec<(Certificate, Certificate)>,
-    owner: usize,
+    pub(super) chain: Chain,
 }
 
 impl KeyProtector {
     /// Checks the guardian signature, then every wrapping.
     pub fn verify(self) -> Result<ChainedProtector, VerifyError> {
         self.check_guardian_signature()?;
-        let certificates = self
-            .wrappings
-            .iter()
-            .map(parse_certificates)
-            .collect::<Result<Vec<_>, _>>()?;
-        let (owner, parents) = find_owner(&self.wrappings)?;
-        for ((wrapping, parent), (signing, encryption)) in self.wrappings.iter().zip(parents).zip(&certificates) {
-            let fault = |fault| WrappingError { id: wrapping.id, fault };
-            let (parent, _) = certificates.get(parent).ok_or(fault(WrappingFault::UnknownParent))?;
-            let vouched = &wrapping.signing_signature;
-            if !parent
-                .public_key()
-                .verify(vouched.algorithm, signing.der(), &vouched.value)
-            {
-                return Err(fault(WrappingFault::SigningCertificateSignature).into());
-            }
-            let own = &wrapping.encryption_signature;
-            if !signing.public_key().verify(own.algorithm, encryption.der(), &own.value) {
-                return Err(fault(WrappingFault::EncryptionCertificateSignature).into());
-            }
-        }
-        Ok(ChainedProtector {
-            protector: self,
-            certificates,
-            owner,
-        })
+        let chain = verify_chain(&self.wrappings)?;
+        Ok(ChainedProtector { protector: self, chain })
+    }
+
+    /// As [`KeyProtector::verify`], but a chain that `cache` knows is not verified again. The guardian signature
+    /// always is.
+    pub fn verify_cached(self, cache: &ChainCache) -> Result<ChainedProtector, VerifyError> {
+        let digest = cache::digest(&self.wrappings);
+        let Some(chain) = cache.find(&digest) else {
+            let chained = self.verify()?;
+            cache.keep(digest, &chained.chain);
+            return Ok(chained);
+        };
+        let at = self.wrappings.iter().position(|w| w.id == self.signer);
+        let (signing, _) = at
+            .and_then(|at| chain.certificates.get(at))
+            .ok_or(ProtectorError::UnknownSigner(self.signer))?;
+        self.check_signed_by(signing)?;
+        Ok(ChainedProtector { protector: self, chain })
     }
 
     /// The guardian signature alone, by the signing certificate of the wrapping that it names.
@@ -109,6 +101,10 @@ impl KeyProtector {
             .ok_or(ProtectorError::UnknownSigner(self.signer))?;
         let certificate =
             Certificate::parse(&signer.signing_certificate).map_err(|_| ProtectorError::GuardianSignature)?;
+        self.check_signed_by(&certificate)
+    }
+
+    fn check_signed_by(&self, certificate: &Certificate) -> Result<(), ProtectorError> {
         let signature = &self.guardian_signature;
         if certificate
             .public_key()
@@ -129,8 +125,38 @@ impl ChainedProtector {
 
     /// The owner's signing certificate.
     pub fn owner(&self) -> Option<&Certificate> {
-        self.certificates.get(self.owner).map(|(signing, _)| signing)
+        self.chain
+            .certificates
+            .get(self.chain.owner)
+            .map(|(signing, _)| signing)
     }
+}
+
+fn verify_chain(wrappings: &[Wrapping]) -> Result<Chain, WrappingError> {
+    let certificates = wrappings
+        .iter()
+        .map(parse_certificates)
+        .collect::<Result<Vec<_>, _>>()?;
+    let (owner, parents) = find_owner(wrappings)?;
+    for ((wrapping, parent), (signing, encryption)) in wrappings.iter().zip(parents).zip(&certificates) {
+        let fault = |fault| WrappingError { id: wrapping.id, fault };
+        let (parent, _) = certificates.get(parent).ok_or(fault(WrappingFault::UnknownParent))?;
+        let vouched = &wrapping.signing_signature;
+        if !parent
+            .public_key()
+            .verify(vouched.algorithm, signing.der(), &vouched.value)
+        {
+            return Err(fault(WrappingFault::SigningCertificateSignature));
+        }
+        let own = &wrapping.encryption_signature;
+        if !signing.public_key().verify(own.algorithm, encryption.der(), &own.value) {
+            return Err(fault(WrappingFault::EncryptionCertificateSignature));
+        }
+    }
+    Ok(Chain {
+        certificates: certificates.into(),
+        owner,
+    })
 }
 
 fn parse_certificates(wrapping: &Wrapping) -> Result<(Certificate, Certificate), WrappingError> {

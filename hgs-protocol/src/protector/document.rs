@@ -96,8 +96,21 @@ pub struct KeyProtector {
 }
 
 impl KeyProtector {
-    /// Reads a protector document of at most [`MAX_PROTECTOR`] bytes.
+    /// Reads a protector document of at most [`MAX_PROTECTOR`] bytes. OAEP with SHA-1 counts as an unknown algorithm.
     pub fn parse(bytes: &[u8]) -> Result<KeyProtector, ProtectorError> {
+        let protector = KeyProtector::parse_allowing_sha1(bytes)?;
+        match protector
+            .wrappings
+            .iter()
+            .find(|w| w.transport == KeyTransport::RsaOaepSha1)
+        {
+            None => Ok(protector),
+            Some(old) => Err(unknown(old.transport.uri())),
+        }
+    }
+
+    /// As [`KeyProtector::parse`], for a service whose administrator allows OAEP with SHA-1.
+    pub fn parse_allowing_sha1(bytes: &[u8]) -> Result<KeyProtector, ProtectorError> {
         let xml = Xml::parse(bytes, MAX_PROTECTOR)?;
         let root = xml.root().expect(NS_PROTECTOR, "Protector")?;
         root.only_attributes(&["MaxOfflineUnwraps"])?;
@@ -330,6 +343,7 @@ fn read_encrypted_data(node: Node<'_>) -> Result<(KeyTransport, Vec<u8>), Protec
         // Each may be left out, and then means what the suite says.
         let known: &[(&str, &str, &str)] = match transport {
             KeyTransport::RsaOaep => &[(NS_DSIG, "DigestMethod", SHA256), (NS_XENC11, "MGF", MGF1_SHA256)],
+            KeyTransport::RsaOaepSha1 => &[(NS_DSIG, "DigestMethod", SHA1)],
             KeyTransport::EcdhEs => &[],
         };
         for (namespace, name, algorithm) in known {
@@ -413,6 +427,7 @@ fn algorithm_id() -> String {
     format!("00{}", hex::encode_upper(MAC_KEY_INFO))
 }
 
+const SHA1: &str = "http://www.w3.org/2000/09/xmldsig#sha1";
 const MAC_KEY_INFO: &[u8] = b"HGS-TKSIG";
 /// How the canonical form of a Wrappings element of ours begins.
 const APEX: &str = "<Wrappings xmlns=\"http://schemas.microsoft.com/kps/2014/07\">";

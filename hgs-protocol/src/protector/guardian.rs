@@ -9,7 +9,10 @@ use rcgen::{CertificateParams, DnType, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SH
 use sha1::{Digest, Sha1};
 use x509_cert::der::{Decode, Encode};
 
-use super::suite::{PrivateKey, PublicKey, SignatureAlgorithm, Suite};
+use super::{
+    suite::{PrivateKey, PublicKey, SignatureAlgorithm, Suite},
+    token::TokenKey,
+};
 use crate::{
     crypto::{CryptoError, same, sha256},
     env::{Random, UnixTime},
@@ -85,14 +88,13 @@ pub struct KeyPair {
 impl KeyPair {
     /// A new self-signed signing certificate of suite A (RSA-2048, KeyUsage digitalSignature).
     pub fn generate_signing(name: &str, now: UnixTime, rng: &mut dyn Random) -> Result<KeyPair, GuardianError> {
-        KeyPair::generate(Suite::Rsa, name, &[KeyUsagePurpose::DigitalSignature], now, rng)
+        KeyPair::generate(Suite::Rsa, KeyPurpose::Signing, name, now, rng)
     }
 
     /// A new self-signed encryption certificate of suite A (RSA-2048, KeyUsage keyEncipherment and
     /// dataEncipherment).
     pub fn generate_encryption(name: &str, now: UnixTime, rng: &mut dyn Random) -> Result<KeyPair, GuardianError> {
-        let usage = [KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DataEncipherment];
-        KeyPair::generate(Suite::Rsa, name, &usage, now, rng)
+        KeyPair::generate(Suite::Rsa, KeyPurpose::Encryption, name, now, rng)
     }
 
     /// A pair read from storage; refuses a key that is not the certificate's.
@@ -110,8 +112,29 @@ impl KeyPair {
         &self.certificate
     }
 
-    /// PKCS#8 DER of the private key, for sealing at rest and nothing else.
-    pub fn expose_pkcs8(&self) -> &[u8] {
+    /// A pair whose private key stays in a token; refuses a key that is not the certificate's.
+    pub fn from_token(key: Box<dyn TokenKey>, certificate_der: &[u8]) -> Result<KeyPair, GuardianError> {
+        let certificate = Certificate::parse(certificate_der)?;
+        let private = PrivateKey::Token(key);
+        if private.public() != certificate.key {
+            return Err(GuardianError::Mismatch);
+        }
+        Ok(KeyPair { certificate, private })
+    }
+
+    /// A self-signed certificate over a key that is in a token already.
+    pub fn certify_token(
+        key: Box<dyn TokenKey>,
+        name: &str,
+        purpose: KeyPurpose,
+        now: UnixTime,
+        rng: &mut dyn Random,
+    ) -> Result<KeyPair, GuardianError> {
+        KeyPair::certify(PrivateKey::Token(key), name, purpose.usage(Suite::Rsa), now, rng)
+    }
+
+    /// PKCS#8 DER of the private key, for sealing at rest and nothing else; none for a key in a token.
+    pub fn expose_pkcs8(&self) -> Option<&[u8]> {
         self.private.expose_pkcs8()
     }
 
@@ -129,14 +152,25 @@ impl KeyPair {
         self.private.sign(message)
     }
 
-    fn generate(
+    /// A new self-signed certificate of that suite for that purpose, valid for ten years from `now`.
+    pub fn generate(
         suite: Suite,
+        purpose: KeyPurpose,
+        name: &str,
+        now: UnixTime,
+        rng: &mut dyn Random,
+    ) -> Result<KeyPair, GuardianError> {
+        let key = PrivateKey::generate(suite, rng).map_err(|_| GuardianError::Refused)?;
+        KeyPair::certify(key, name, purpose.usage(suite), now, rng)
+    }
+
+    fn certify(
+        key: PrivateKey,
         name: &str,
         usage: &[KeyUsagePurpose],
         now: UnixTime,
         rng: &mut dyn Random,
     ) -> Result<KeyPair, GuardianError> {
-        let key = PrivateKey::generate(suite, rng).map_err(|_| GuardianError::Refused)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.remove(DnType::CommonName);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -153,7 +187,31 @@ impl KeyPair {
         params.key_usages = usage.to_vec();
         let signer = Signer::new(&key);
         let certificate = params.self_signed(&signer).map_err(|_| GuardianError::Refused)?;
-        KeyPair::from_parts(key.expose_pkcs8(), certificate.der())
+        Ok(KeyPair {
+            certificate: Certificate::parse(certificate.der())?,
+            private: key,
+        })
+    }
+}
+
+/// What a certificate is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyPurpose {
+    /// Signatures.
+    Signing,
+    /// Transport keys.
+    Encryption,
+}
+
+impl KeyPurpose {
+    fn usage(self, suite: Suite) -> &'static [KeyUsagePurpose] {
+        match (self, suite) {
+            (KeyPurpose::Signing, _) => &[KeyUsagePurpose::DigitalSignature],
+            (KeyPurpose::Encryption, Suite::Rsa) => {
+                &[KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DataEncipherment]
+            }
+            (KeyPurpose::Encryption, Suite::P256) => &[KeyUsagePurpose::KeyAgreement],
+        }
     }
 }
 
@@ -180,11 +238,11 @@ impl GuardianKeys {
     /// keyAgreement).
     pub fn generate_p256(name: &str, now: UnixTime, rng: &mut dyn Random) -> Result<GuardianKeys, GuardianError> {
         let mut make =
-            |kind: &str, usage| KeyPair::generate(Suite::P256, &format!("{name} {kind}"), &[usage], now, rng);
+            |kind: &str, purpose| KeyPair::generate(Suite::P256, purpose, &format!("{name} {kind}"), now, rng);
         Ok(GuardianKeys {
             name: name.to_owned(),
-            signing: vec![make("Signing", KeyUsagePurpose::DigitalSignature)?],
-            encryption: vec![make("Encryption", KeyUsagePurpose::KeyAgreement)?],
+            signing: vec![make("Signing", KeyPurpose::Signing)?],
+            encryption: vec![make("Encryption", KeyPurpose::Encryption)?],
         })
     }
 
@@ -194,6 +252,16 @@ impl GuardianKeys {
             name: name.to_owned(),
             signing: vec![signing],
             encryption: vec![encryption],
+        }
+    }
+
+    /// From lists whose first members are the primary pairs; a list may be empty, and then nothing can be
+    /// signed or opened.
+    pub fn from_lists(name: &str, signing: Vec<KeyPair>, encryption: Vec<KeyPair>) -> GuardianKeys {
+        GuardianKeys {
+            name: name.to_owned(),
+            signing,
+            encryption,
         }
     }
 
@@ -328,7 +396,7 @@ impl rcgen::PublicKeyData for Signer<'_> {
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
         match self.key {
-            PrivateKey::Rsa(_) => &PKCS_RSA_SHA256,
+            PrivateKey::Rsa(_) | PrivateKey::Token(_) => &PKCS_RSA_SHA256,
             PrivateKey::P256(_) => &PKCS_ECDSA_P256_SHA256,
         }
     }
@@ -357,10 +425,10 @@ mod tests {
         let mut rng = SeededRandom::new(1);
         let keys = GuardianKeys::generate("Owner", UnixTime(1_800_000_000), &mut rng).unwrap();
         let (signing, encryption) = keys.primary().unwrap();
-        let again = KeyPair::from_parts(signing.expose_pkcs8(), signing.certificate().der()).unwrap();
+        let again = KeyPair::from_parts(signing.expose_pkcs8().unwrap(), signing.certificate().der()).unwrap();
         assert_eq!(again.certificate(), signing.certificate());
         assert_eq!(
-            KeyPair::from_parts(signing.expose_pkcs8(), encryption.certificate().der()).err(),
+            KeyPair::from_parts(signing.expose_pkcs8().unwrap(), encryption.certificate().der()).err(),
             Some(GuardianError::Mismatch)
         );
         let mut longer = signing.certificate().der().to_vec();

@@ -5,6 +5,7 @@
 //! `OpenedProtector` one whose transport key is known and confirmed. Nobody can roll or release
 //! what is not opened.
 
+mod cache;
 mod chain;
 mod create;
 mod document;
@@ -16,14 +17,19 @@ mod release;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+mod token;
 
+pub use cache::ChainCache;
 pub use chain::{ChainedProtector, VerifyError, WrappingError, WrappingFault};
 pub use document::{KeyProtector, ProtectorError, WrappingId, WrappingView};
-pub use guardian::{Certificate, Guardian, GuardianError, GuardianKeys, KeyPair};
+pub use guardian::{Certificate, Guardian, GuardianError, GuardianKeys, KeyPair, KeyPurpose};
 pub use metadata::{Metadata, MetadataError};
 pub use open::{OpenError, OpenedProtector, RolledProtector};
 pub use payload::{Payload, PayloadError, PayloadVersion};
-pub use release::{OpenedRelease, Release, ReleaseError, RollError, check_roll, open_release, seal_release};
+pub use release::{
+    OpenedRelease, Release, ReleaseError, RollError, check_roll, open_release, seal_release, seal_release_by,
+};
+pub use token::TokenKey;
 
 /// Namespace of protectors, metadata and their cryptographic types.
 pub const NS_PROTECTOR: &str = "http://schemas.microsoft.com/kps/2014/07";

@@ -94,7 +94,7 @@ impl OpenedProtector {
         let ingress = &self.chained.protector;
         let key = TransportKey::random(rng);
         let mut wrappings = ingress.wrappings.clone();
-        for (wrapping, (_, encryption)) in wrappings.iter_mut().zip(&self.chained.certificates) {
+        for (wrapping, (_, encryption)) in wrappings.iter_mut().zip(self.chained.chain.certificates.iter()) {
             (wrapping.transport, wrapping.transport_key) = wrap(&key, encryption.public_key(), rng)?;
         }
         let signing = ingress

@@ -72,13 +72,38 @@ pub fn seal_release(
     max_offline_unwraps: u32,
     rng: &mut dyn Random,
 ) -> Result<Release, CryptoError> {
+    seal_release_by(
+        KeyTransport::RsaOaep,
+        ingress,
+        egress,
+        host,
+        version,
+        max_offline_unwraps,
+        rng,
+    )
+}
+
+/// As [`seal_release`], with the transfer key encrypted by the algorithm that the host asked for.
+pub fn seal_release_by(
+    transfer: KeyTransport,
+    ingress: &OpenedProtector,
+    egress: &RolledProtector,
+    host: &CertifiedHost,
+    version: PayloadVersion,
+    max_offline_unwraps: u32,
+    rng: &mut dyn Random,
+) -> Result<Release, CryptoError> {
     let transfer_key = Secret32::random(rng);
     let wrapping_key = Secret32::random(rng);
     let payload = Payload::new(&[ingress.transport_key(), egress.transport_key()], max_offline_unwraps).encode(version);
     Ok(Release {
         response: RollTransportKeyResponse {
             egress_protector: egress.egress().to_xml(),
-            encrypted_transfer_key: PublicKey::Rsa(host.encryption_key().clone()).encrypt_key(&transfer_key, rng)?,
+            encrypted_transfer_key: PublicKey::Rsa(host.encryption_key().clone()).encrypt_key_by(
+                transfer,
+                &transfer_key,
+                rng,
+            )?,
             encrypted_wrapping_key: kw_wrap(&transfer_key, &wrapping_key)?,
             encrypted_transport_keys: gcm_seal(&wrapping_key, b"", &payload, rng),
         },

@@ -13,6 +13,7 @@ use p256::{
 };
 use zeroize::Zeroizing;
 
+use super::token::{self, TokenKey};
 use crate::{
     crypto::{CryptoError, RsaPrivateKey, RsaPublicKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, sha256},
     env::Random,
@@ -74,15 +75,18 @@ impl SignatureAlgorithm {
 pub enum KeyTransport {
     /// RSAES-OAEP, SHA-256 digest and MGF1, no label.
     RsaOaep,
+    /// RSAES-OAEP, SHA-1 digest and MGF1, no label. Only for what others made, and only where an
+    /// administrator allows it; never chosen here.
+    RsaOaepSha1,
     /// Ephemeral-static ECDH on P-256: the 65-byte uncompressed ephemeral point, then the key
     /// wrapped (RFC 3394) under ConcatKDF of the shared secret.
     EcdhEs,
 }
 
 impl KeyTransport {
-    const ALL: [KeyTransport; 2] = [KeyTransport::RsaOaep, KeyTransport::EcdhEs];
+    const ALL: [KeyTransport; 3] = [KeyTransport::RsaOaep, KeyTransport::RsaOaepSha1, KeyTransport::EcdhEs];
 
-    /// The algorithm of that identifier. `xmlenc#rsa-oaep-mgf1p` (SHA-1) is not in the table.
+    /// The algorithm of that identifier.
     pub fn from_uri(uri: &str) -> Option<KeyTransport> {
         KeyTransport::ALL.into_iter().find(|a| a.uri() == uri)
     }
@@ -91,6 +95,7 @@ impl KeyTransport {
     pub fn uri(self) -> &'static str {
         match self {
             KeyTransport::RsaOaep => "http://www.w3.org/2009/xmlenc11#rsa-oaep",
+            KeyTransport::RsaOaepSha1 => "http://www.w3.org/2001/04/xmlenc#rsa-oaep-mgf1p",
             KeyTransport::EcdhEs => "http://www.w3.org/2009/xmlenc11#ECDH-ES",
         }
     }
@@ -103,7 +108,7 @@ impl KeyTransport {
                  <xenc11:MGF xmlns:xenc11=\"{NS_XENC11}\" Algorithm=\"{MGF1_SHA256}\"></xenc11:MGF></Parameters>",
                 ds = crate::xml::NS_DSIG,
             ),
-            KeyTransport::EcdhEs => String::new(),
+            KeyTransport::RsaOaepSha1 | KeyTransport::EcdhEs => String::new(),
         }
     }
 }
@@ -162,6 +167,20 @@ impl PublicKey {
         }
     }
 
+    /// As [`PublicKey::encrypt_key`], by the algorithm that a peer asked for.
+    pub fn encrypt_key_by(
+        &self,
+        algorithm: KeyTransport,
+        key: &Secret32,
+        rng: &mut dyn Random,
+    ) -> Result<Vec<u8>, CryptoError> {
+        match (self, algorithm) {
+            (PublicKey::Rsa(rsa), KeyTransport::RsaOaepSha1) => rsa.encrypt_oaep_sha1(key.expose()),
+            _ if algorithm == self.key_transport() => self.encrypt_key(key, rng),
+            _ => Err(CryptoError::Refused),
+        }
+    }
+
     /// The hybrid form of wrappings: an encrypted content key, then AES-256-GCM of `plaintext`.
     pub(super) fn encrypt_hybrid(&self, plaintext: &[u8], rng: &mut dyn Random) -> Result<Vec<u8>, CryptoError> {
         let content_key = Secret32::random(rng);
@@ -177,6 +196,8 @@ pub enum PrivateKey {
     Rsa(RsaPrivateKey),
     /// Suite B.
     P256(P256PrivateKey),
+    /// Suite A, in a token that the key never leaves.
+    Token(Box<dyn TokenKey>),
 }
 
 /// A P-256 private key; both forms are wiped on drop.
@@ -203,6 +224,7 @@ impl PrivateKey {
         match self {
             PrivateKey::Rsa(key) => PublicKey::Rsa(key.public().clone()),
             PrivateKey::P256(key) => PublicKey::P256(key.secret.public_key()),
+            PrivateKey::Token(key) => PublicKey::Rsa(key.public().clone()),
         }
     }
 
@@ -220,18 +242,19 @@ impl PrivateKey {
         }
     }
 
-    /// PKCS#8 DER, for sealing at rest and nothing else.
-    pub fn expose_pkcs8(&self) -> &[u8] {
+    /// PKCS#8 DER, for sealing at rest and nothing else; none for a key in a token.
+    pub fn expose_pkcs8(&self) -> Option<&[u8]> {
         match self {
-            PrivateKey::Rsa(key) => key.expose_pkcs8(),
-            PrivateKey::P256(key) => &key.pkcs8,
+            PrivateKey::Rsa(key) => Some(key.expose_pkcs8()),
+            PrivateKey::P256(key) => Some(&key.pkcs8),
+            PrivateKey::Token(_) => None,
         }
     }
 
     /// The algorithm that [`PrivateKey::sign`] uses.
     pub fn signature_algorithm(&self) -> SignatureAlgorithm {
         match self {
-            PrivateKey::Rsa(_) => SignatureAlgorithm::RsaSha256,
+            PrivateKey::Rsa(_) | PrivateKey::Token(_) => SignatureAlgorithm::RsaSha256,
             PrivateKey::P256(_) => SignatureAlgorithm::EcdsaSha256,
         }
     }
@@ -241,6 +264,7 @@ impl PrivateKey {
         match self {
             PrivateKey::Rsa(key) => key.sign_pkcs1_sha256(message),
             PrivateKey::P256(key) => Ok(key.sign(message)?.to_vec()),
+            PrivateKey::Token(key) => key.sign_pkcs1_sha256(message),
         }
     }
 
@@ -249,6 +273,7 @@ impl PrivateKey {
         match self {
             PrivateKey::Rsa(key) => key.sign_pkcs1_sha256(message),
             PrivateKey::P256(key) => Ok(key.sign(message)?.to_der().as_bytes().to_vec()),
+            PrivateKey::Token(key) => key.sign_pkcs1_sha256(message),
         }
     }
 
@@ -265,6 +290,25 @@ impl PrivateKey {
                 let shared = diffie_hellman(key.secret.to_nonzero_scalar(), ephemeral.as_affine());
                 kw_unwrap(&ecdh_key(shared.raw_secret_bytes(), &key.secret.public_key())?, wrapped)
             }
+            PrivateKey::Token(key) => token::decrypt_key(key.as_ref(), encrypted),
+        }
+    }
+
+    /// As [`PrivateKey::decrypt_key`], for a key that was encrypted by `algorithm`. SHA-1 is refused in a token.
+    fn decrypt_key_by(&self, algorithm: KeyTransport, encrypted: &[u8]) -> Result<Secret32, CryptoError> {
+        match (self, algorithm) {
+            (PrivateKey::Rsa(key), KeyTransport::RsaOaepSha1) => {
+                Secret32::from_slice(&key.decrypt_oaep_sha1(encrypted)?).ok_or(CryptoError::Open)
+            }
+            _ if algorithm == self.key_transport() => self.decrypt_key(encrypted),
+            _ => Err(CryptoError::Open),
+        }
+    }
+
+    fn key_transport(&self) -> KeyTransport {
+        match self {
+            PrivateKey::Rsa(_) | PrivateKey::Token(_) => KeyTransport::RsaOaep,
+            PrivateKey::P256(_) => KeyTransport::EcdhEs,
         }
     }
 
@@ -279,14 +323,11 @@ impl PrivateKey {
         let head = match self {
             PrivateKey::Rsa(key) => key.public().modulus().len(),
             PrivateKey::P256(_) => EC_POINT + 40,
+            PrivateKey::Token(key) => key.public().modulus().len(),
         };
         let fallback = Secret32::random(rng);
         let (head, body) = value.split_at_checked(head).unwrap_or((value, &[]));
-        let opened = self.decrypt_key(head);
-        let content_key = match algorithm == self.public().key_transport() {
-            true => opened.unwrap_or(fallback),
-            false => fallback,
-        };
+        let content_key = self.decrypt_key_by(algorithm, head).unwrap_or(fallback);
         gcm_open(&content_key, b"", body)
     }
 }
@@ -338,10 +379,7 @@ mod tests {
         for algorithm in KeyTransport::ALL {
             assert_eq!(KeyTransport::from_uri(algorithm.uri()), Some(algorithm));
         }
-        assert_eq!(
-            KeyTransport::from_uri("http://www.w3.org/2001/04/xmlenc#rsa-oaep-mgf1p"),
-            None
-        );
+        assert_eq!(KeyTransport::from_uri("http://www.w3.org/2001/04/xmlenc#rsa-1_5"), None);
     }
 
     #[test]
@@ -365,7 +403,7 @@ mod tests {
         assert!(!public.verify(SignatureAlgorithm::EcdsaSha256, b"b", &signature));
         assert!(!public.verify(SignatureAlgorithm::RsaSha256, b"a", &signature));
         assert!(!other.public().verify(SignatureAlgorithm::EcdsaSha256, b"a", &signature));
-        let again = PrivateKey::from_pkcs8(one.expose_pkcs8()).unwrap();
+        let again = PrivateKey::from_pkcs8(one.expose_pkcs8().unwrap()).unwrap();
         assert_eq!(again.public(), one.public());
     }
 }

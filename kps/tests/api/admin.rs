@@ -36,33 +36,41 @@ async fn a_signer_is_listed_removed_and_then_no_longer_believed() {
 
 #[actix_web::test]
 async fn health_certificates_from_before_a_date_can_be_denied() {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
     let fabric = Fabric::start(0).await;
     let protector = fabric.protector().0.to_xml();
     let certificate = fabric.healthy();
-    let reply = fabric
-        .client
-        .post(format!("{}/admin/v1/attestation-signers", fabric.admin))
-        .bearer_auth(&fabric.administrator)
-        .json(&serde_json::json!({
-            "certificate": STANDARD.encode(fabric.signer.certificate_der()),
-            "denyIssuedBefore": fabric.clock.now().plus_seconds(60),
-        }))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(reply.status().as_u16(), 201);
+    let thumbprint = hex::encode(hgs_protocol::crypto::sha256(fabric.signer.certificate_der()));
+    let path = format!("attestation-signers/{thumbprint}/policy");
+    let soon = fabric.clock.now().plus_seconds(60);
+    let deny = serde_json::json!({ "denyIssuedBefore": soon });
+    assert_eq!(
+        fabric
+            .call("PUT", "attestation-signers/00/policy", deny.clone())
+            .await
+            .0,
+        404
+    );
+    assert_eq!(fabric.call("PUT", &path, deny).await.0, 204);
+    // Trusting the signer again does not lift it.
+    assert_eq!(fabric.trust(fabric.signer.certificate_der()).await, 200);
+    assert_eq!(
+        fabric.get_admin("attestation-signers").await[0]["denyIssuedBefore"],
+        serde_json::json!(soon)
+    );
     assert_eq!(
         fabric.refusal(&protector, &certificate).await,
         (403, "HealthCertificateException".to_owned())
     );
     fabric.clock.advance(std::time::Duration::from_secs(120));
-    assert!(
-        fabric
-            .roll(ServiceVersion::V2, &protector, &fabric.healthy())
-            .await
-            .is_ok()
-    );
+    let fresh = fabric.healthy();
+    assert!(fabric.roll(ServiceVersion::V2, &protector, &fresh).await.is_ok());
+    // All signers at once, and all of it lifted.
+    let far = serde_json::json!({ "denyIssuedBefore": soon.plus_seconds(9999) });
+    assert_eq!(fabric.call("PUT", "attestation-signers/policy", far).await.0, 204);
+    assert_eq!(fabric.refusal(&protector, &fresh).await.0, 403);
+    let none = serde_json::json!({ "denyIssuedBefore": null });
+    assert_eq!(fabric.call("PUT", "attestation-signers/policy", none).await.0, 204);
+    assert!(fabric.roll(ServiceVersion::V2, &protector, &fresh).await.is_ok());
     fabric.stop().await;
 }
 

@@ -25,11 +25,20 @@ pub(crate) struct Fabric {
     pub(crate) owner: GuardianKeys,
     pub(crate) hgs: Guardian,
     pub(crate) directory: tempfile::TempDir,
+    pub(crate) settings: ServiceArgs,
     handles: [actix_web::dev::ServerHandle; 2],
 }
 
 impl Fabric {
     pub(crate) async fn start(max_offline_unwraps: u32) -> Fabric {
+        let options = kps::Options {
+            max_offline_unwraps,
+            ..kps::Options::default()
+        };
+        Fabric::start_with(options).await
+    }
+
+    pub(crate) async fn start_with(options: kps::Options) -> Fabric {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -42,12 +51,10 @@ impl Fabric {
             key_encryption_key_file: Some(path("kek")),
             admin_tokens: Some(path("tokens")),
             ..ServiceArgs::default()
-        }
-        .resolve("kps")
-        .unwrap();
+        };
         let clock = Clock::system();
-        let options = kps::Options { max_offline_unwraps };
-        let bound = kps::start(&settings, &options, clock.clone()).await.unwrap();
+        let resolved = settings.clone().resolve("kps").unwrap();
+        let bound = kps::start(&resolved, &options, clock.clone()).await.unwrap();
         let (url, admin, handles) = (bound.service_url.clone(), bound.admin_url.clone(), bound.handles());
         tokio::spawn(bound.run());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -66,6 +73,7 @@ impl Fabric {
             clock,
             signer,
             directory,
+            settings,
             handles,
         };
         let status = fabric.trust(fabric.signer.certificate_der()).await;
@@ -149,6 +157,33 @@ impl Fabric {
             .await
             .expect_err("refused");
         (status, error.code)
+    }
+
+    /// The guardian of the present metadata.
+    pub(crate) async fn guardian(&self) -> Guardian {
+        let document = self
+            .client
+            .get(format!("{}{METADATA_PATH}", self.url))
+            .send()
+            .await
+            .unwrap();
+        Guardian::from_metadata(&document.bytes().await.unwrap(), "HGS").unwrap()
+    }
+
+    /// An administrator's call; status and body.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
+        let url = format!("{}/admin/v1/{path}", self.admin);
+        let mut request = self
+            .client
+            .request(method.parse().unwrap(), url)
+            .bearer_auth(&self.administrator);
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let reply = request.send().await.unwrap();
+        let status = reply.status().as_u16();
+        let text = reply.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or_default())
     }
 
     pub(crate) async fn get_admin(&self, path: &str) -> serde_json::Value {

@@ -7,3 +7,4 @@ mod fabric;
 mod metadata;
 mod refusals;
 mod release;
+mod rotation;

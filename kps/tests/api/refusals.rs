@@ -320,3 +320,68 @@ async fn the_earlier_check_wins() {
     );
     fabric.stop().await;
 }
+
+#[actix_web::test]
+async fn metadata_without_a_primary_certificate_says_which_one_is_missing() {
+    use sqlx::Connection as _;
+    let fabric = Fabric::start(0).await;
+    // No administrator's call leads here; a damaged or restored database might.
+    let file = fabric.directory.path().join("data/kps.db");
+    let mut database = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display()))
+        .await
+        .unwrap();
+    for (role, message) in [
+        ("signing", "Primary Signing Certificate not found"),
+        ("encryption", "Primary Encryption Certificate not found"),
+    ] {
+        sqlx::query("UPDATE guardian_certificate SET is_primary = FALSE WHERE role = $1")
+            .bind(role)
+            .execute(&mut database)
+            .await
+            .unwrap();
+        // Any change of an administrator makes the service look.
+        let same = fabric.get_admin("settings").await;
+        assert_eq!(fabric.call("PUT", "settings", same).await.0, 200);
+        let url = format!("{}{}", fabric.url, hgs_protocol::wire::kps::METADATA_PATH);
+        let reply = fabric.client.get(url).send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), 500);
+        let error = ErrorMessage::parse(&reply.bytes().await.unwrap()).unwrap();
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            ("MetadataException", message)
+        );
+    }
+    fabric.stop().await;
+}
+
+#[actix_web::test]
+async fn without_a_durable_audit_row_no_key_leaves() {
+    use sqlx::Connection as _;
+    let fabric = Fabric::start(0).await;
+    let (protector, certificate) = (fabric.protector().0.to_xml(), fabric.healthy());
+    let file = fabric.directory.path().join("data/kps.db");
+    let mut database = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display()))
+        .await
+        .unwrap();
+    let run = async |database: &mut sqlx::SqliteConnection, text: &'static str| {
+        sqlx::query(text).execute(database).await.unwrap();
+    };
+    run(&mut database, "ALTER TABLE audit RENAME TO hidden").await;
+    let ask = RollTransportKeyRequest::new(protector.clone(), certificate.clone());
+    let reply = fabric.post(ServiceVersion::V2.roll_path(), ask.encode()).await;
+    assert_eq!(reply.status().as_u16(), 503);
+    assert!(reply.headers().contains_key("retry-after"));
+    let error = ErrorMessage::parse(&reply.bytes().await.unwrap()).unwrap();
+    assert_eq!(error.code, "UnavailableException");
+    // Nor is anything changed without one.
+    let certificate_count = fabric.get_admin("certificates").await.as_array().unwrap().len();
+    let ask = serde_json::json!({ "certificateType": "Signing", "generate": { "commonName": "x" } });
+    assert_eq!(fabric.call("POST", "certificates", ask).await.0, 503);
+    assert_eq!(
+        fabric.get_admin("certificates").await.as_array().unwrap().len(),
+        certificate_count
+    );
+    run(&mut database, "ALTER TABLE hidden RENAME TO audit").await;
+    assert!(fabric.roll(ServiceVersion::V2, &protector, &certificate).await.is_ok());
+    fabric.stop().await;
+}
