@@ -5,6 +5,7 @@
 mod admin;
 mod fabric;
 mod metadata;
+mod mutations;
 mod refusals;
 mod release;
 mod rotation;
