@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod dials;
+mod forgery;
 mod lab;
 mod log_attacks;
 mod policies;
