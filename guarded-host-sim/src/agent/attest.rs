@@ -2,7 +2,7 @@
 //! mode; between attempts come the change of mode and the retries. Nothing is decided about health
 //! here: the host passes on what its TPM says.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use hgs_protocol::{
     crypto::{RsaPrivateKey, RsaPublicKey},
@@ -185,7 +185,15 @@ impl Agent {
     async fn attempt_tpm(&self, session: SessionId) -> Result<Health, AttestError> {
         let requested = vec![CertificateKind::Encryption, CertificateKind::Signing];
         let boot_log = read(&self.args.dir.join("boot.log"))?;
-        let certificate = read(&self.args.dir.join("ek.cer"))?;
+        let certificate = match fs::read(self.args.dir.join("ek.cer")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            _ => Some(read(&self.args.dir.join("ek.cer"))?),
+        };
+        // At v2.0 an endorsement key is shown by its certificate; a host without one speaks v1.0.
+        let version = match &certificate {
+            Some(_) => self.args.protocol,
+            None => ProtocolVersion::V1,
+        };
         let (socket, name) = (self.args.tpm.clone(), self.args.name.clone());
         let (channel, ek) = blocking(move || {
             let mut channel = TpmChannel::connect(&socket, &name)?;
@@ -195,8 +203,8 @@ impl Agent {
         .await??;
         let ek = ek.ok_or_else(|| AttestError::Host("the EK of this TPM is no RSA key".to_owned()))?;
         let mut exchange = Some(Exchange::new(channel, boot_log));
-        let request = |context| self.tpm_request(session, &requested, &ek, &certificate, context);
-        let result = self.converse(&mut exchange, request).await;
+        let request = |context| tpm_request(session, &requested, &ek, certificate.as_deref(), (version, context));
+        let result = self.converse(&mut exchange, version, request).await;
         // Ending an exchange speaks to the TPM, which may block.
         blocking(move || drop(exchange)).await?;
         health(result?, &requested)
@@ -206,11 +214,12 @@ impl Agent {
     async fn converse(
         &self,
         exchange: &mut Option<Exchange>,
+        version: ProtocolVersion,
         request: impl Fn(Option<Vec<u8>>) -> Request,
     ) -> Result<Vec<(CertificateKind, Vec<u8>)>, AttestError> {
         let mut context = None;
         for _ in 0..TRIPS {
-            let answer = match self.ask("attest", &request(context)).await? {
+            let answer = match self.ask("attest", version, &request(context)).await? {
                 Reply::TpmContinue { context } => context,
                 Reply::HealthCertificate { content } => return Ok(content),
                 Reply::Error { kind, retryable } => return Err(AttestError::Refused(kind, retryable)),
@@ -230,40 +239,6 @@ impl Agent {
         ))
     }
 
-    fn tpm_request(
-        &self,
-        session: SessionId,
-        requested: &[CertificateKind],
-        ek: &RsaPublicKey,
-        certificate: &[u8],
-        context: Option<Vec<u8>>,
-    ) -> Request {
-        let requested = requested.to_vec();
-        let endorsement_key = vsm::encode_rsa1(ek);
-        match (self.args.protocol, context) {
-            (ProtocolVersion::V1, None) => Request::TpmInitial {
-                session,
-                requested,
-                endorsement_key,
-            },
-            (ProtocolVersion::V1, Some(context)) => Request::TpmContinue {
-                session,
-                requested,
-                endorsement_key,
-                context,
-            },
-            (ProtocolVersion::V2, context) => {
-                let mut provided = vec![(ProvidedKind::EndorsementKeyCertificate, certificate.to_vec())];
-                provided.extend(context.map(|c| (ProvidedKind::RtpmContext, c)));
-                Request::Attestation {
-                    session,
-                    requested,
-                    provided,
-                }
-            }
-        }
-    }
-
     async fn attempt_host_key(&self, session: SessionId) -> Result<Health, AttestError> {
         let key = host_key(&self.args.dir)?;
         let (encryption, _) = self.store_keys().await.map_err(AttestError::Host)?;
@@ -281,22 +256,22 @@ impl Agent {
                 (ProvidedKind::HostKeySignature, signature),
             ],
         };
-        match self.ask("hostkeyattest", &request).await? {
+        match self.ask("hostkeyattest", ProtocolVersion::V2, &request).await? {
             Reply::HealthCertificate { content } => health(content, &requested),
             Reply::Error { kind, retryable } => Err(AttestError::Refused(kind, retryable)),
             _ => Err(AttestError::Service("an answer of another kind".to_owned())),
         }
     }
 
-    async fn ask(&self, operation: &str, request: &Request) -> Result<Reply, AttestError> {
+    async fn ask(&self, operation: &str, version: ProtocolVersion, request: &Request) -> Result<Reply, AttestError> {
         let base = self
             .args
             .attestation_url
             .as_deref()
             .ok_or_else(|| AttestError::Host("no attestation service is configured".to_owned()))?;
-        let version = match (operation, self.args.protocol) {
-            ("hostkeyattest", _) | (_, ProtocolVersion::V2) => "v2.0",
-            (_, ProtocolVersion::V1) => "v1.0",
+        let version = match version {
+            ProtocolVersion::V2 => "v2.0",
+            ProtocolVersion::V1 => "v1.0",
         };
         let url = format!("{}/{version}/{operation}", base.trim_end_matches('/'));
         let answer = self.client.post(&url, "application/json", request.encode()).await?;
@@ -306,6 +281,40 @@ impl Agent {
                 answer.status
             ))
         })
+    }
+}
+
+fn tpm_request(
+    session: SessionId,
+    requested: &[CertificateKind],
+    ek: &RsaPublicKey,
+    certificate: Option<&[u8]>,
+    (version, context): (ProtocolVersion, Option<Vec<u8>>),
+) -> Request {
+    let requested = requested.to_vec();
+    let endorsement_key = vsm::encode_rsa1(ek);
+    match (version, context) {
+        (ProtocolVersion::V1, None) => Request::TpmInitial {
+            session,
+            requested,
+            endorsement_key,
+        },
+        (ProtocolVersion::V1, Some(context)) => Request::TpmContinue {
+            session,
+            requested,
+            endorsement_key,
+            context,
+        },
+        (ProtocolVersion::V2, context) => {
+            let mut provided = Vec::new();
+            provided.extend(certificate.map(|der| (ProvidedKind::EndorsementKeyCertificate, der.to_vec())));
+            provided.extend(context.map(|c| (ProvidedKind::RtpmContext, c)));
+            Request::Attestation {
+                session,
+                requested,
+                provided,
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use hgs_protocol::{
     },
 };
 
-use super::dials::Dials;
+use super::{dials::Dials, template::Record};
 use crate::tpm_channel::{ChannelError, TpmChannel};
 
 /// The locality from which the simulated firmware starts the TPM.
@@ -33,7 +33,12 @@ pub struct Boot<'a> {
 impl<'a> Boot<'a> {
     /// The machine has just been reset and TPM2_Startup came from [`STARTUP_LOCALITY`].
     pub fn begin(tpm: &'a mut TpmChannel) -> Boot<'a> {
-        Boot::resume(BootLogBuilder::new(STARTUP_LOCALITY), tpm)
+        Boot::begin_at(STARTUP_LOCALITY, tpm)
+    }
+
+    /// The machine has just been reset and TPM2_Startup came from `locality`.
+    pub fn begin_at(locality: u8, tpm: &'a mut TpmChannel) -> Boot<'a> {
+        Boot::resume(BootLogBuilder::new(locality), tpm)
     }
 
     /// Goes on with a boot whose TPM was in the store's use in between.
@@ -68,6 +73,19 @@ impl<'a> Boot<'a> {
         self.loader(dials)
     }
 
+    /// Records of another machine's log, as they stand.
+    pub fn repeat(&mut self, records: &[Record]) -> Result<(), ChannelError> {
+        for record in records {
+            let (pcr, kind, data) = (record.pcr, record.event_type, record.data.clone());
+            let digest = match record.digest {
+                Some(digest) => self.log.measure_digest(index(pcr), kind, digest, data),
+                None => self.log.measure(index(pcr), kind, data),
+            };
+            self.extend(pcr, &digest)?;
+        }
+        Ok(())
+    }
+
     /// Boot counter, VSM keys (none when no VSM runs), and the caps. Returns the log.
     pub fn finish(
         mut self,
@@ -98,14 +116,7 @@ impl<'a> Boot<'a> {
     }
 
     fn secure_boot(&mut self, dials: &Dials) -> Result<(), ChannelError> {
-        let variables = [
-            (GLOBAL_VARIABLE, "SecureBoot", vec![u8::from(dials.secure_boot)]),
-            (GLOBAL_VARIABLE, "PK", material("PK of the machine's maker")),
-            (GLOBAL_VARIABLE, "KEK", material("KEK of Microsoft and the maker")),
-            (IMAGE_SECURITY_DATABASE, "db", material("db of Microsoft")),
-            (IMAGE_SECURITY_DATABASE, "dbx", material("dbx of the lab's year")),
-        ];
-        for (guid, name, data) in variables {
+        for (guid, name, data) in secure_boot_variables(dials) {
             if self.omit.contains(name) {
                 continue;
             }
@@ -238,6 +249,17 @@ impl<'a> Boot<'a> {
     }
 }
 
+/// The variables that Secure Boot measures, in their order: namespace, name, value.
+pub(super) fn secure_boot_variables(dials: &Dials) -> [([u8; 16], &'static str, Vec<u8>); 5] {
+    [
+        (GLOBAL_VARIABLE, "SecureBoot", vec![u8::from(dials.secure_boot)]),
+        (GLOBAL_VARIABLE, "PK", material("PK of the machine's maker")),
+        (GLOBAL_VARIABLE, "KEK", material("KEK of Microsoft and the maker")),
+        (IMAGE_SECURITY_DATABASE, "db", material("db of Microsoft")),
+        (IMAGE_SECURITY_DATABASE, "dbx", material("dbx of the lab's year")),
+    ]
+}
+
 /// What each stage measures of code integrity and of the volume it was loaded from.
 fn code_integrity(dials: &Dials) -> [Tag; 4] {
     let unlocked = if dials.bitlocker { unlock::TPM } else { 0 };
@@ -259,7 +281,7 @@ fn module(path: &str) -> Tag {
     Tag::container(id::LOADEDMODULE_AGGREGATION, &tags)
 }
 
-fn variable(guid: [u8; 16], name: &str, data: &[u8]) -> Vec<u8> {
+pub(super) fn variable(guid: [u8; 16], name: &str, data: &[u8]) -> Vec<u8> {
     UefiVariable {
         guid,
         name: name.to_owned(),
@@ -269,7 +291,7 @@ fn variable(guid: [u8; 16], name: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// Bytes that stand for a certificate or an image: the same for the same name.
-fn material(name: &str) -> Vec<u8> {
+pub(super) fn material(name: &str) -> Vec<u8> {
     [sha256(name.as_bytes()).as_slice(), name.as_bytes()].concat()
 }
 
@@ -281,7 +303,10 @@ fn narrow(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-#[expect(clippy::expect_used, reason = "only literals up to 14 are passed")]
+#[expect(
+    clippy::expect_used,
+    reason = "only literals up to 14 and a template's static PCRs are passed"
+)]
 fn index(pcr: u8) -> PcrIndex {
     PcrIndex::new(pcr).expect("a PCR number")
 }

@@ -46,6 +46,9 @@ pub struct ControlReply {
     pub boots: u64,
     /// The dials in force.
     pub dials: Option<Box<Dials>>,
+    /// What the last boot had to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// A request with the place for its answer.
@@ -110,6 +113,7 @@ fn converse(stream: UnixStream, orders: &mpsc::Sender<Order>) {
                 agent: None,
                 boots: 0,
                 dials: None,
+                remarks: Vec::new(),
             }),
         }
     }

@@ -1,10 +1,12 @@
 //! What a lab can set on a machine before it boots: each dial ends in an event of the boot log,
 //! and thus in a PCR. Nothing else distinguishes two machines of the same model.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+use super::ek_certificate::EkCertificate;
 
 /// The configuration of a machine; the default is a host that passes every policy whose baseline
 /// is registered.
@@ -47,11 +49,39 @@ pub struct Dials {
     pub dump_encryption_key: Option<Vec<u8>>,
     /// A full start, not a resume from hibernation.
     pub full_boot: bool,
+    /// Which EK certificate the host shows.
+    pub ek_certificate: EkCertificate,
     /// What the machine leaves out of log and PCRs, though it happened: Secure Boot variables
     /// (`SecureBoot`, `PK`, `KEK`, `db`, `dbx`) and tagged events (`OSKERNELDEBUG`, ...) by name. No
     /// real machine does so; a lab sees with it what a check makes of something never measured.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub omit: BTreeSet<String>,
+    /// The machine has the shape of a real one: this is its boot log. Such a host has new VSM keys at
+    /// each boot, since what its store could be sealed to depends on the order of that log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateDial>,
+}
+
+/// A real machine's boot log as the shape of this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateDial {
+    /// The log; a path that is not there is looked for below the directory in `LAB_CORPUS`.
+    pub file: PathBuf,
+    /// Which of the other dials change it.
+    #[serde(default)]
+    pub dials: AppliedDials,
+}
+
+/// Which dials are applied to a template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum AppliedDials {
+    /// Those that differ from a healthy host's; everything else is as the machine measured it.
+    #[default]
+    Changed,
+    /// All: what the machine measured otherwise is overwritten, what it did not measure is added.
+    All,
 }
 
 impl Default for Dials {
@@ -74,7 +104,9 @@ impl Default for Dials {
             dump_encryption: false,
             dump_encryption_key: None,
             full_boot: true,
+            ek_certificate: EkCertificate::Issued,
             omit: BTreeSet::new(),
+            template: None,
         }
     }
 }

@@ -7,7 +7,9 @@
 pub mod boot;
 pub mod control;
 pub mod dials;
+pub mod ek_certificate;
 pub mod relay;
+pub mod template;
 
 use std::{
     fs,
@@ -22,8 +24,9 @@ use anyhow::{Context, bail};
 use self::{
     boot::Boot,
     control::{Control, ControlReply, Order},
-    dials::Dials,
+    dials::{AppliedDials, Dials, TemplateDial},
     relay::{Gate, SharedTpm},
+    template::{Script, Template},
 };
 use crate::{
     child::{Child, Input, Output, Plan},
@@ -46,6 +49,12 @@ pub struct MachineArgs {
     /// JSON file of dials; without it the host is a healthy one.
     #[arg(long)]
     pub dials: Option<PathBuf>,
+    /// Boot log of a real machine, whose shape the host takes.
+    #[arg(long)]
+    pub template: Option<PathBuf>,
+    /// Which dials change the template's values.
+    #[arg(long, value_enum, default_value_t, requires = "template")]
+    pub template_dials: AppliedDials,
     /// Where the agent's control API listens.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub agent_listen: String,
@@ -56,13 +65,19 @@ pub struct MachineArgs {
 
 /// Runs the host until it is stopped (Ok) or something of it dies (an error).
 pub fn run(args: &MachineArgs) -> anyhow::Result<()> {
-    let dials = match &args.dials {
+    let mut dials = match &args.dials {
         Some(path) => {
             let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             serde_json::from_slice(&text).with_context(|| format!("{} holds no dials", path.display()))?
         }
         None => Dials::default(),
     };
+    if let Some(file) = &args.template {
+        dials.template = Some(TemplateDial {
+            file: file.clone(),
+            dials: args.template_dials,
+        });
+    }
     let mut machine = Machine::assemble(args, dials)?;
     let (sender, orders) = mpsc::channel();
     control::listen(&machine.dir.join("machine.sock"), sender).context("the machine's control socket")?;
@@ -78,7 +93,11 @@ struct Machine {
     agent_listen: String,
     agent_arguments: Vec<String>,
     dials: Dials,
+    /// The template that the dials name, read when they were set.
+    template: Option<Template>,
+    maker: Option<PathBuf>,
     boots: u64,
+    remarks: Vec<String>,
     tpm: SharedTpm,
     store_gate: Gate,
     agent_gate: Gate,
@@ -123,8 +142,11 @@ impl Machine {
             sockets,
             agent_listen: args.agent_listen.clone(),
             agent_arguments: args.agent.clone(),
+            template: template(&dials)?,
             dials,
+            maker: args.maker.clone(),
             boots,
+            remarks: Vec::new(),
             tpm,
             store_gate,
             agent_gate,
@@ -143,7 +165,15 @@ impl Machine {
                 }
                 Ok((Control::Reboot { dials }, place)) => {
                     if let Some(dials) = dials {
-                        self.dials = *dials;
+                        match template(&dials) {
+                            Ok(template) => (self.dials, self.template) = (*dials, template),
+                            Err(error) => {
+                                let mut reply = self.reply(&format!("not rebooted: {error:#}"));
+                                reply.ok = false;
+                                let _ = place.send(reply);
+                                continue;
+                            }
+                        }
                     }
                     if let Err(error) = self.boot() {
                         let mut reply = self.reply(&format!("{error:#}"));
@@ -173,6 +203,41 @@ impl Machine {
         self.power_off()?;
         self.boots += 1;
         fs::write(self.dir.join(BOOTS), self.boots.to_string()).context("cannot write the boot counter")?;
+        self.remarks.clear();
+        let (log, store) = match self.script() {
+            Some(script) => self.boot_template(script)?,
+            None => self.boot_simulated()?,
+        };
+        for remark in &self.remarks {
+            eprintln!("{}: {remark}", self.name);
+        }
+        let agent_dir = self.dir.join("agent");
+        fs::write(agent_dir.join("boot.log"), log).context("cannot write the boot log")?;
+        let policy = agent_dir.join("SIPolicy.p7b");
+        match &self.dials.ci_policy {
+            Some(bytes) if self.applies_ci_policy() => {
+                fs::write(&policy, bytes).context("cannot write the code-integrity policy")?;
+            }
+            _ => {
+                let _ = fs::remove_file(&policy);
+            }
+        }
+        self.dials.ek_certificate.show(
+            &self.dir.join("tpm/ek-rsa2048.crt"),
+            self.maker.as_deref(),
+            &self.dir,
+            &agent_dir,
+        )?;
+        self.agent_gate.open();
+        let (agent, address) = self.start_agent(store.is_some())?;
+        // The next agent of this machine answers at the same place.
+        self.agent_listen = address.clone();
+        self.running = Some(Running { agent, store, address });
+        Ok(())
+    }
+
+    /// The simulated machine's own boot.
+    fn boot_simulated(&mut self) -> anyhow::Result<Booted> {
         let tpm = self.tpm.clone();
         let log = {
             let mut tpm = tpm.lock();
@@ -182,35 +247,48 @@ impl Machine {
             boot.pause()
         };
         let store = match self.dials.vsm {
-            true => Some(self.start_store()?),
+            true => Some(self.start_store(false)?),
             false => None,
         };
         let keys = store.as_ref().map(|(_, report)| report.keys()).transpose()?;
+        let mut tpm = tpm.lock();
+        let boot = Boot::resume(log, tpm.channel()).omitting(&self.dials.omit);
+        let log = boot.finish(self.boots, keys.as_ref().map(|(e, s)| (e, s)))?;
+        Ok((log, store.map(|(child, _)| child)))
+    }
+
+    /// A boot in a real machine's shape. Its order says nothing about what comes after the store has
+    /// opened, so the store's keys last for this boot only.
+    fn boot_template(&mut self, script: Script) -> anyhow::Result<Booted> {
+        self.remarks.extend(script.remarks.iter().cloned());
+        let tpm = self.tpm.clone();
         let log = {
             let mut tpm = tpm.lock();
-            let boot = Boot::resume(log, tpm.channel()).omitting(&self.dials.omit);
-            boot.finish(self.boots, keys.as_ref().map(|(e, s)| (e, s)))?
+            tpm.reset(script.locality)?;
+            let mut boot = Boot::begin_at(script.locality, tpm.channel());
+            boot.repeat(&script.before)?;
+            boot.pause()
         };
-        let agent_dir = self.dir.join("agent");
-        fs::write(agent_dir.join("boot.log"), log).context("cannot write the boot log")?;
-        let policy = agent_dir.join("SIPolicy.p7b");
-        match &self.dials.ci_policy {
-            Some(bytes) => fs::write(&policy, bytes).context("cannot write the code-integrity policy")?,
-            None => {
-                let _ = fs::remove_file(&policy);
-            }
-        }
-        fs::copy(self.dir.join("tpm/ek-rsa2048.crt"), agent_dir.join("ek.cer")).context("the EK certificate")?;
-        self.agent_gate.open();
-        let (agent, address) = self.start_agent(store.is_some())?;
-        // The next agent of this machine answers at the same place.
-        self.agent_listen = address.clone();
-        self.running = Some(Running {
-            agent,
-            store: store.map(|(child, _)| child),
-            address,
-        });
-        Ok(())
+        let store = match script.vsm {
+            true => Some(self.start_store(true)?),
+            false => None,
+        };
+        let keys = store.as_ref().map(|(_, report)| report.keys()).transpose()?;
+        let mut tpm = tpm.lock();
+        let mut boot = Boot::resume(log, tpm.channel());
+        boot.repeat(&script.after(keys.as_ref().map(|(e, s)| (e, s))))?;
+        Ok((boot.pause().finish(), store.map(|(child, _)| child)))
+    }
+
+    fn script(&self) -> Option<Script> {
+        let (template, dial) = (self.template.as_ref()?, self.dials.template.as_ref()?);
+        Some(template.script(&self.dials, dial.dials, self.boots, &self.name))
+    }
+
+    /// False where a template's own policy stays, whose file nobody has.
+    fn applies_ci_policy(&self) -> bool {
+        let all = |dial: &TemplateDial| dial.dials == AppliedDials::All;
+        self.dials.template.as_ref().is_none_or(all) || self.dials.ci_policy != Dials::default().ci_policy
     }
 
     fn power_off(&mut self) -> anyhow::Result<()> {
@@ -225,12 +303,14 @@ impl Machine {
         Ok(())
     }
 
-    fn start_store(&mut self) -> anyhow::Result<(Child, StoreReport)> {
+    fn start_store(&mut self, anew: bool) -> anyhow::Result<(Child, StoreReport)> {
         self.store_gate.open();
         let dir = self.dir.join("store");
         let log = dir.join("store.log");
+        let anew: &[&str] = if anew { &["--anew"] } else { &[] };
         let mut child = Plan::this_program(&dir)?
             .args(["store", "--name", &self.name])
+            .args(anew)
             .arg("--dir")
             .arg(&dir)
             .arg("--tpm")
@@ -242,9 +322,7 @@ impl Machine {
             .spawn()?;
         let line = first_line(&mut child)?;
         let report: StoreReport = serde_json::from_str(&line).map_err(|_| self.store_failure(&log))?;
-        for remark in &report.remarks {
-            eprintln!("{}: {remark}", self.name);
-        }
+        self.remarks.extend(report.remarks.iter().cloned());
         Ok((child, report))
     }
 
@@ -327,8 +405,25 @@ impl Machine {
             agent: self.address(),
             boots: self.boots,
             dials: Some(Box::new(self.dials.clone())),
+            remarks: self.remarks.clone(),
         }
     }
+}
+
+/// The boot log, and the store where VSM runs.
+type Booted = (Vec<u8>, Option<Child>);
+
+/// The template that `dials` name.
+fn template(dials: &Dials) -> anyhow::Result<Option<Template>> {
+    let Some(dial) = &dials.template else { return Ok(None) };
+    let below = std::env::var_os("LAB_CORPUS").map(|corpus| PathBuf::from(corpus).join(&dial.file));
+    let path = match below.filter(|path| !dial.file.exists() && path.exists()) {
+        Some(path) => path,
+        None => dial.file.clone(),
+    };
+    let bytes = fs::read(&path).with_context(|| format!("cannot read the template {}", path.display()))?;
+    let read = Template::read(&bytes).with_context(|| format!("{} is no boot log", path.display()))?;
+    Ok(Some(read))
 }
 
 fn first_line(child: &mut Child) -> anyhow::Result<String> {

@@ -36,6 +36,9 @@ pub struct StoreArgs {
     /// The socket on which the agent may ask.
     #[arg(long)]
     pub socket: PathBuf,
+    /// Makes new keys whatever was sealed before.
+    #[arg(long)]
+    pub anew: bool,
 }
 
 /// What the store tells the machine when it is open: the public keys to measure, and remarks for
@@ -66,7 +69,8 @@ pub fn run(args: &StoreArgs) -> anyhow::Result<()> {
     let env = Env::system();
     let mut remarks = harden::harden();
     let channel = TpmChannel::connect(&args.tpm, &args.name)?;
-    let mut opened = Store::open(&args.dir, channel, &mut env.rng())
+    let open = if args.anew { Store::open_anew } else { Store::open };
+    let mut opened = open(&args.dir, channel, &mut env.rng())
         .with_context(|| format!("the VBS store of {} does not open", args.name))?;
     remarks.append(&mut opened.remarks);
     opened.remarks = remarks;

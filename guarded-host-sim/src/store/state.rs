@@ -145,6 +145,13 @@ impl Store {
         })
     }
 
+    /// Founds a new store, whatever there was: for a host whose boot cannot be sealed to.
+    pub fn open_anew(directory: &Path, channel: TpmChannel, rng: &mut dyn Random) -> Result<Opened, StateError> {
+        make_private_dir(directory).map_err(|e| file_error(directory)(io::Error::other(e)))?;
+        let remark = "the host has the shape of another machine's log: new VSM keys at every boot";
+        Store::found(directory, StoreTpm::new(channel)?, remark, rng)
+    }
+
     fn found(directory: &Path, mut tpm: StoreTpm, remark: &str, rng: &mut dyn Random) -> Result<Opened, StateError> {
         for old in [STATE, NEXT] {
             match fs::remove_file(directory.join(old)) {

@@ -7,6 +7,7 @@ use guarded_host_sim::{
         dials::Dials,
     },
     swtpm::{Swtpm, TpmMaker},
+    tpm_channel::TpmChannel,
 };
 use hgs_protocol::{
     crypto::{RsaPublicKey, sha256},
@@ -195,7 +196,6 @@ pub(crate) fn secure_boot(data: &[u8]) -> Vec<u8> {
 pub(crate) struct Rogue {
     pub(crate) tpm: Swtpm,
     pub(crate) certificate: Vec<u8>,
-    pub(crate) http: reqwest::Client,
     pub(crate) url: String,
 }
 
@@ -206,8 +206,7 @@ impl Rogue {
         Rogue {
             tpm: Swtpm::start(name, &state, None).unwrap(),
             certificate,
-            http: reqwest::Client::new(),
-            url: format!("http://{}/Attestation/v2.0/attest", service.address),
+            url: service.attest_url(),
         }
     }
 
@@ -220,54 +219,76 @@ impl Rogue {
         BootLog::parse(&bytes).unwrap().events()[1..].to_vec()
     }
 
-    pub(crate) fn extend(&mut self, event: &Event) {
-        if event.is_measured() {
-            let pcr = event.pcr_index().map(PcrIndex::get).unwrap();
-            let digest = event.digest(Bank::Sha256).unwrap().try_into().unwrap();
-            let command = command::pcr_extend(pcr, &digest);
-            self.tpm.channel().call_with_empty_password(&command).unwrap();
-        }
-    }
-
     pub(crate) async fn attest(&mut self, forgery: &Forgery) -> Reply {
         self.tpm.reset(STARTUP_LOCALITY).unwrap();
         for event in forgery.log.iter().chain(&forgery.secret) {
-            self.extend(event);
+            extend(self.tpm.channel(), event);
         }
         let shown = forgery.encoded();
-        let session =
-            SessionId(uuid::Builder::from_random_bytes((&mut OsRandom as &mut dyn Random).bytes()).into_uuid());
-        let mut context = None;
-        for trip in 0..5 {
-            let mut provided = vec![(ProvidedKind::EndorsementKeyCertificate, self.certificate.clone())];
-            provided.extend(context.map(|context: Context| (ProvidedKind::RtpmContext, context.encode())));
-            let request = Request::Attestation {
-                session,
-                requested: vec![CertificateKind::Encryption, CertificateKind::Signing],
-                provided,
+        let meanwhile = forgery
+            .meanwhile
+            .map(|pcr| record(u32::from(pcr), EventType::COMPACT_HASH, PCR11_CAP.to_vec()));
+        exchange(
+            &self.url,
+            &self.certificate,
+            self.tpm.channel(),
+            &shown,
+            meanwhile.as_ref(),
+        )
+        .await
+    }
+}
+
+/// One attempt, never repeated, with the agent's means: `shown` goes as the log, and `meanwhile` is
+/// measured between the two reads.
+pub(crate) async fn exchange(
+    url: &str,
+    certificate: &[u8],
+    tpm: &mut TpmChannel,
+    shown: &[u8],
+    meanwhile: Option<&Event>,
+) -> Reply {
+    let http = reqwest::Client::new();
+    let session = SessionId(uuid::Builder::from_random_bytes((&mut OsRandom as &mut dyn Random).bytes()).into_uuid());
+    let mut context = None;
+    for trip in 0..5 {
+        let mut provided = vec![(ProvidedKind::EndorsementKeyCertificate, certificate.to_vec())];
+        provided.extend(context.map(|context: Context| (ProvidedKind::RtpmContext, context.encode())));
+        let request = Request::Attestation {
+            session,
+            requested: vec![CertificateKind::Encryption, CertificateKind::Signing],
+            provided,
+        };
+        let sent = http.post(url).body(request.encode()).send().await.unwrap();
+        let mut asked = match Reply::parse(&sent.bytes().await.unwrap()).unwrap() {
+            Reply::TpmContinue { context } => Context::parse(&context).unwrap(),
+            other => return other,
+        };
+        for blob in &mut asked.blobs {
+            *blob = match blob {
+                Blob::BootLogWanted => Blob::BootLog(shown.to_vec()),
+                Blob::DeviceInfoWanted => Blob::DeviceInfo(DeviceInfo {
+                    tpm_version: 2,
+                    interface_type: 4,
+                    implementation_version: 0,
+                }),
+                Blob::Tpm(command) => Blob::Tpm(tpm.transact(command).unwrap()),
+                other => panic!("{other:?}"),
             };
-            let sent = self.http.post(&self.url).body(request.encode()).send().await.unwrap();
-            let mut asked = match Reply::parse(&sent.bytes().await.unwrap()).unwrap() {
-                Reply::TpmContinue { context } => Context::parse(&context).unwrap(),
-                other => return other,
-            };
-            for blob in &mut asked.blobs {
-                *blob = match blob {
-                    Blob::BootLogWanted => Blob::BootLog(shown.clone()),
-                    Blob::DeviceInfoWanted => Blob::DeviceInfo(DeviceInfo {
-                        tpm_version: 2,
-                        interface_type: 4,
-                        implementation_version: 0,
-                    }),
-                    Blob::Tpm(command) => Blob::Tpm(self.tpm.channel().transact(command).unwrap()),
-                    other => panic!("{other:?}"),
-                };
-            }
-            if let (1, Some(pcr)) = (trip, forgery.meanwhile) {
-                self.extend(&record(u32::from(pcr), EventType::COMPACT_HASH, PCR11_CAP.to_vec()));
-            }
-            context = Some(asked);
         }
-        panic!("the exchange does not end");
+        if let (1, Some(event)) = (trip, meanwhile) {
+            extend(tpm, event);
+        }
+        context = Some(asked);
+    }
+    panic!("the exchange does not end");
+}
+
+fn extend(tpm: &mut TpmChannel, event: &Event) {
+    if event.is_measured() {
+        let pcr = event.pcr_index().map(PcrIndex::get).unwrap();
+        let digest = event.digest(Bank::Sha256).unwrap().try_into().unwrap();
+        tpm.call_with_empty_password(&command::pcr_extend(pcr, &digest))
+            .unwrap();
     }
 }

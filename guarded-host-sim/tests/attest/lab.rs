@@ -44,7 +44,7 @@ struct Arguments {
 pub(crate) struct Service {
     pub(crate) dir: PathBuf,
     /// Where hosts reach the service: a relay that keeps its answers.
-    pub(crate) address: String,
+    address: String,
     admin: String,
     token: String,
     http: reqwest::Client,
@@ -105,6 +105,10 @@ impl Service {
         })
     }
 
+    pub(crate) fn attest_url(&self) -> String {
+        format!("http://{}/Attestation/v2.0/attest", self.address)
+    }
+
     /// The protocol reply that the last request of a host got.
     pub(crate) fn last_reply(&self) -> Reply {
         Reply::parse(&self.last.lock().unwrap()).unwrap()
@@ -136,16 +140,24 @@ impl Service {
             ("root", "swtpm-localca-rootca-cert.pem"),
             ("intermediate", "issuercert.pem"),
         ] {
-            let der = pem(&self.dir.join("maker").join(file));
-            let body = json!({ "name": name, "certificate": BASE64_STANDARD.encode(der) });
-            self.admin("tpm-trust", body).await;
+            self.trust(name, &pem(&self.dir.join("maker").join(file))).await;
         }
     }
 
+    pub(crate) async fn trust(&self, name: &str, certificate: &[u8]) {
+        let body = json!({ "name": name, "certificate": BASE64_STANDARD.encode(certificate) });
+        self.admin("tpm-trust", body).await;
+    }
+
     pub(crate) async fn register_ek(&self, name: &str, certificate: &[u8]) {
+        let (status, text) = self.try_register_ek(name, certificate).await;
+        assert_eq!(status, 201, "{name}: {text}");
+    }
+
+    pub(crate) async fn try_register_ek(&self, name: &str, certificate: &[u8]) -> (u16, String) {
         let certificate = BASE64_STANDARD.encode(certificate);
-        self.admin("tpm-hosts", json!({ "name": name, "ek_certificate": certificate }))
-            .await;
+        self.try_admin("tpm-hosts", json!({ "name": name, "ek_certificate": certificate }))
+            .await
     }
 
     pub(crate) async fn register(&self, kind: &str, name: &str, content: &[u8]) {
@@ -233,12 +245,16 @@ impl Host {
     }
 
     pub(crate) fn reboot(&self, dials: &Dials) -> ControlReply {
+        let reply = self.try_reboot(dials);
+        assert!(reply.ok, "{}", reply.message);
+        reply
+    }
+
+    pub(crate) fn try_reboot(&self, dials: &Dials) -> ControlReply {
         let order = Control::Reboot {
             dials: Some(Box::new(dials.clone())),
         };
-        let reply = ask(&self.file("machine.sock"), &order).unwrap();
-        assert!(reply.ok, "{}", reply.message);
-        reply
+        ask(&self.file("machine.sock"), &order).unwrap()
     }
 
     pub(crate) async fn attest(&self) -> Value {
@@ -264,6 +280,11 @@ impl Lab {
     pub(crate) async fn register(&self) {
         self.service.trust_tpm_maker().await;
         self.service.register_ek("host01", &self.read("agent/ek.cer")).await;
+        self.register_models().await;
+    }
+
+    /// What the host shows now is what hosts are held against.
+    pub(crate) async fn register_models(&self) {
         self.service
             .register("tpm-baselines", "model", &self.read("agent/boot.log"))
             .await;

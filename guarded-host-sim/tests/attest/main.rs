@@ -3,6 +3,7 @@
 
 mod dials;
 mod forgery;
+mod gallery;
 mod lab;
 mod log_attacks;
 mod policies;
