@@ -31,6 +31,16 @@ pub enum EkCertificate {
 }
 
 impl EkCertificate {
+    /// An error where the certificate cannot be made without the TPM's maker.
+    pub(super) fn needs(self, maker: Option<&Path>) -> anyhow::Result<()> {
+        match (self, maker) {
+            (EkCertificate::Expired, None) => {
+                anyhow::bail!("an expired EK certificate needs --maker, whose key signs it")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Puts the certificate into the agent's directory as `ek.cer`, or takes it away. `maker` is the
     /// directory of the lab's TPM maker, `kept` the machine's own directory for what it issued itself.
     pub(super) fn show(self, issued: &Path, maker: Option<&Path>, kept: &Path, agent: &Path) -> anyhow::Result<()> {
@@ -48,7 +58,9 @@ impl EkCertificate {
             EkCertificate::Issued => put("ek.cer", issued),
             EkCertificate::Missing => Ok(()),
             EkCertificate::Expired => {
-                let maker = maker.context("an expired EK certificate needs --maker, whose key signs it")?;
+                let Some(maker) = maker else {
+                    return self.needs(maker);
+                };
                 put(
                     "ek.cer",
                     keep(&kept.join("ek-expired.cer"), || expired(&issued, maker))?,

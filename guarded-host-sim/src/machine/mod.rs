@@ -165,12 +165,13 @@ impl Machine {
                 }
                 Ok((Control::Reboot { dials }, place)) => {
                     if let Some(dials) = dials {
-                        match template(&dials) {
+                        let accepted = dials.ek_certificate.needs(self.maker.as_deref());
+                        match accepted.and_then(|()| template(&dials)) {
                             Ok(template) => (self.dials, self.template) = (*dials, template),
                             Err(error) => {
                                 let mut reply = self.reply(&format!("not rebooted: {error:#}"));
                                 reply.ok = false;
-                                let _ = place.send(reply);
+                                place.answer(&reply);
                                 continue;
                             }
                         }
