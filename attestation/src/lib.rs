@@ -184,6 +184,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     });
     app.standing().await.context("the attestation signer does not open")?;
     tokio::spawn(App::tend(Arc::downgrade(&app.clone().into_inner())));
+    let audit = app.audit.clone();
     let public = {
         let app = app.clone();
         move |config: &mut web::ServiceConfig| {
@@ -193,7 +194,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     let admin = move |config: &mut web::ServiceConfig| {
         config.app_data(app.clone()).configure(admin::routes);
     };
-    bind(settings, env.clock, database, metrics, public, admin)
+    bind(settings, env.clock, database, audit, metrics, public, admin)
 }
 
 /// A request of the mode in force.
@@ -427,14 +428,18 @@ impl App {
     async fn state_keys(&self) -> Result<StateKeys, sqlx::Error> {
         let UnixTime(now) = self.env.clock.unshifted();
         let hour = now.div_euclid(HOUR);
-        let fresh = now.rem_euclid(HOUR) < STATE_LIFE;
+        let into = now.rem_euclid(HOUR);
+        let mut others = Vec::new();
+        if into < STATE_LIFE {
+            others.push(self.state_key(hour - 1).await?);
+        }
+        // A replica whose clock is ahead may have turned to the next hour already.
+        if into >= HOUR - rtpm::SKEW {
+            others.push(self.state_key(hour + 1).await?);
+        }
         Ok(StateKeys {
             current: self.state_key(hour).await?,
-            previous: if fresh {
-                Some(self.state_key(hour - 1).await?)
-            } else {
-                None
-            },
+            others,
         })
     }
 
@@ -448,7 +453,10 @@ impl App {
             let drawn = Secret32::random(&mut self.env.rng());
             let sealed = self.kek.seal(&name, drawn.expose(), &mut self.env.rng());
             self.store.seal_first(&name, &[], &sealed).await?;
-            self.store.forget_sealed(&format!("rtpm-state-{}", hour - 2)).await?;
+            // Hours of one number of digits sort as their names do.
+            self.store
+                .forget_sealed_below("rtpm-state-", &format!("rtpm-state-{}", hour - 2))
+                .await?;
         }
         let (_, sealed) = self.store.sealed(&name).await?.ok_or(sqlx::Error::RowNotFound)?;
         let opened = self.kek.open(&name, &sealed);

@@ -28,8 +28,8 @@ use crate::{ek::EndorsementKey, replay::PcrReadout};
 pub struct StateKeys {
     /// Seals and opens.
     pub current: Secret32,
-    /// Only opens.
-    pub previous: Option<Secret32>,
+    /// Only open: the neighbouring hours', around the turn of the hour.
+    pub others: Vec<Secret32>,
 }
 
 /// What a state is bound to: the request's session and endorsement key.
@@ -118,7 +118,7 @@ pub fn resume(
     let context = Context::parse(context)?;
     let mut state = State::open(&context, party, keys)?;
     let age = now.seconds_since(state.issued_at);
-    if !(-1..=LONGEST_AGE).contains(&age) {
+    if !(-SKEW..=LONGEST_AGE).contains(&age) {
         return Err(RtpmError::Expired(age));
     }
     state.issued_at = now;
@@ -229,12 +229,9 @@ impl State {
         let EncContext { nonce, tag } = &context.enc_context;
         let sealed = [nonce.as_slice(), &context.encrypted_buffer, tag].concat();
         let binding = party.binding();
-        let previous = || {
-            keys.previous
-                .as_ref()
-                .and_then(|key| gcm_open(key, &binding, &sealed).ok())
-        };
-        let plain = gcm_open(&keys.current, &binding, &sealed).ok().or_else(previous);
+        let plain = std::iter::once(&keys.current)
+            .chain(&keys.others)
+            .find_map(|key| gcm_open(key, &binding, &sealed).ok());
         plain.and_then(|plain| State::read(&plain)).ok_or(RtpmError::State)
     }
 
@@ -283,6 +280,8 @@ const STARTED: u8 = 1;
 const FIRST_READ: u8 = 2;
 const SECOND_READ: u8 = 3;
 const LONGEST_AGE: i64 = 120;
+/// How far the clocks of two replicas may differ, in seconds: a state may come from one that is ahead.
+pub const SKEW: i64 = 30;
 const HMAC_SESSIONS: u32 = 0x02;
 
 #[cfg(test)]
@@ -294,10 +293,10 @@ mod tests {
 
     const NOW: UnixTime = UnixTime(1_770_000_000);
 
-    fn keys(current: u8, previous: Option<u8>) -> StateKeys {
+    fn keys(current: u8, other: Option<u8>) -> StateKeys {
         StateKeys {
             current: Secret32::new([current; 32]),
-            previous: previous.map(|byte| Secret32::new([byte; 32])),
+            others: other.map(|byte| Secret32::new([byte; 32])).into_iter().collect(),
         }
     }
 

@@ -547,11 +547,13 @@ impl Store {
         })
     }
 
-    /// Forgets a sealed key.
-    pub async fn forget_sealed(&self, name: &str) -> Result<(), sqlx::Error> {
-        self.delete("DELETE FROM sealed_key WHERE name = $1", name)
-            .await
-            .map(|_| ())
+    /// Forgets every sealed key whose name begins with `prefix` and sorts before `name`.
+    pub async fn forget_sealed_below(&self, prefix: &str, name: &str) -> Result<(), sqlx::Error> {
+        let text = "DELETE FROM sealed_key WHERE name >= $1 AND name < $2";
+        on_database!(&self.database, write, pool => {
+            sqlx::query(text).bind(prefix).bind(name).execute(pool).await?;
+            Ok(())
+        })
     }
 }
 

@@ -90,6 +90,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         settings,
         env.clock,
         database,
+        app.audit.clone(),
         metrics,
         move |service| {
             service.app_data(app.clone()).configure(http::routes);

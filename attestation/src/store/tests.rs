@@ -135,14 +135,14 @@ async fn artefacts(store: &Store) {
 }
 
 async fn sealed_keys(store: &Store) {
-    store.forget_sealed("contract").await.unwrap();
+    store.forget_sealed_below("contract", "contract0").await.unwrap();
     store.seal_first("contract", b"c", b"first").await.unwrap();
     store.seal_first("contract", b"d", b"second").await.unwrap();
     assert_eq!(
         store.sealed("contract").await.unwrap(),
         Some((b"c".to_vec(), b"first".to_vec()))
     );
-    store.forget_sealed("contract").await.unwrap();
+    store.forget_sealed_below("contract", "contract0").await.unwrap();
     assert_eq!(store.sealed("contract").await.unwrap(), None);
 }
 

@@ -22,6 +22,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    audit::{Audit, Entry},
     database::Database,
     settings::Settings,
     tls,
@@ -115,11 +116,13 @@ impl Bound {
 }
 
 /// Opens the listeners of a service. `public` and `admin` add routes; those of `admin` stand below
-/// `/admin/v1` and are reached with a valid token only (a reviewer's token reads only).
+/// `/admin/v1` and are reached with a valid token only (a reviewer's token reads only). Every change that an
+/// administrator asks for is recorded before it is tried.
 pub fn bind<P, A>(
     settings: &Settings,
     clock: Clock,
     database: Database,
+    audit: Audit,
     metrics: Metrics,
     public: P,
     admin: A,
@@ -169,6 +172,7 @@ where
         App::new()
             .app_data(web::Data::new(database.clone()))
             .app_data(web::Data::new(tokens.clone()))
+            .app_data(web::Data::new(audit.clone()))
             .app_data(web::Data::new(metrics.clone()))
             .configure(probes)
             .route("/metrics", web::get().to(expose_metrics))
@@ -215,6 +219,7 @@ async fn expose_metrics(metrics: web::Data<Metrics>) -> HttpResponse {
 
 async fn guard(
     tokens: web::Data<Tokens>,
+    audit: web::Data<Audit>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -238,7 +243,30 @@ async fn guard(
     };
     match refusal {
         Some(refusal) => Ok(request.into_response(refusal).map_into_boxed_body()),
-        None => Ok(next.call(request).await?.map_into_boxed_body()),
+        None => {
+            if !reads && let Err(error) = audit.record(administration(&request)).await {
+                tracing::error!(%error, "an administrator's change was not made");
+                let refusal = problem(
+                    HttpResponse::ServiceUnavailable(),
+                    "the change was not made, because it could not be recorded; try again",
+                );
+                return Ok(request.into_response(refusal).map_into_boxed_body());
+            }
+            Ok(next.call(request).await?.map_into_boxed_body())
+        }
+    }
+}
+
+/// What is recorded before an administrator's change is tried. Bodies may hold passwords and stay out.
+fn administration(request: &ServiceRequest) -> Entry {
+    Entry {
+        kind: "administration",
+        once: None,
+        body: serde_json::json!({
+            "method": request.method().as_str(),
+            "path": request.path(),
+            "from": request.peer_addr().map(|address| address.ip()),
+        }),
     }
 }
 
@@ -251,7 +279,7 @@ pub fn problem(mut status: actix_web::HttpResponseBuilder, text: &str) -> HttpRe
 mod tests {
     use super::*;
     use crate::{
-        audit::{self, Audit, AuditError, Entry},
+        audit::{self, AuditError},
         settings::ServiceArgs,
         tokens::new_token,
     };
@@ -302,12 +330,14 @@ mod tests {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let (settings, database, administrator, reviewer) = service(dir.path()).await;
+        let audit = Audit::start(database.clone(), &settings.kek, &Env::system());
         let metrics = Metrics::new();
         metrics.decided("kps", "Passed");
         let bound = bind(
             &settings,
             Clock::system(),
-            database,
+            database.clone(),
+            audit,
             metrics,
             |_| (),
             |app| {
@@ -326,6 +356,9 @@ mod tests {
         assert_eq!(status(client.get(&url).bearer_auth(&reviewer)).await, 200);
         assert_eq!(status(client.post(&url).bearer_auth(&reviewer)).await, 403);
         assert_eq!(status(client.post(&url).bearer_auth(&administrator)).await, 200);
+        let recorded = audit::newest(&database, 10).await.unwrap();
+        assert_eq!((recorded.len(), recorded[0].kind.as_str()), (1, "administration"));
+        assert_eq!(recorded[0].body["path"], "/admin/v1/thing");
         assert_eq!(
             status(
                 client
