@@ -5,7 +5,7 @@
 
 /// Every commit point, in the order in which an operation passes them. A test holds this list
 /// against the source and ends an operation at each.
-pub const COMMIT_POINTS: [(&str, &str); 12] = [
+pub const COMMIT_POINTS: [(&str, &str); 13] = [
     ("power-on:attested", "agent: the health certificate is at hand"),
     ("power-on:rolled", "agent: the KPS has answered, nothing is written"),
     (
@@ -19,6 +19,10 @@ pub const COMMIT_POINTS: [(&str, &str); 12] = [
     (
         "power-on:committed",
         "agent: the new generation counts, the guest does not run",
+    ),
+    (
+        "power-on:recorded",
+        "store: no older generation starts here any more, the guest does not run",
     ),
     ("power-on:vtpm-started", "store: the vTPM runs, the guest does not"),
     ("power-on:booted", "store: the guest has read its secret"),

@@ -36,7 +36,13 @@ async fn a_vm_starts_after_a_kill_at_every_commit_point_of_a_power_on() {
         assert!(killed.is_err(), "nothing was killed at {point}: {killed:?}");
         wait_for_end(&mut host);
         let committed = stage.current() != before;
-        let after_commit = ["power-on:committed", "power-on:vtpm-started", "power-on:booted"].contains(point);
+        let after_commit = [
+            "power-on:committed",
+            "power-on:recorded",
+            "power-on:vtpm-started",
+            "power-on:booted",
+        ]
+        .contains(point);
         assert_eq!(
             committed, after_commit,
             "what counts on the volume after a kill at {point}"

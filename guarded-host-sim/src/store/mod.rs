@@ -7,6 +7,7 @@
 
 mod harden;
 pub mod protocol;
+mod records;
 mod root;
 mod serve;
 mod state;

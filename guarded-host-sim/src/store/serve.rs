@@ -60,6 +60,6 @@ fn answer(
             signing_key: hex::encode(vsm::encode_rsa1(store.secrets().signing.public())),
             remarks: remarks.to_vec(),
         },
-        StoreRequest::Vm(request) => StoreReply::Vm(vms.answer(request, &store.secrets().encryption, &mut env.rng())),
+        StoreRequest::Vm(request) => StoreReply::Vm(vms.answer(request, store, &mut env.rng())),
     }
 }

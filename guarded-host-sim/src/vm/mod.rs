@@ -10,6 +10,7 @@ pub mod operation;
 pub mod package;
 pub mod request;
 pub mod shielded;
+pub mod started;
 pub mod state;
 pub mod volume;
 pub mod vtpm;

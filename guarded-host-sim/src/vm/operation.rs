@@ -312,9 +312,14 @@ async fn start(host: &impl Host, folder: &VmFolder, current: &Current) -> Result
         name: folder.name().clone(),
         disk: folder.disk_path(),
     };
-    match host.store(request).await? {
-        VmReply::Started { guest } => Ok(guest),
-        _ => Err(unexpected()),
+    match host.store(request).await {
+        Ok(VmReply::Started { guest }) => Ok(guest),
+        Ok(_) => Err(unexpected()),
+        Err(failed) => {
+            // A new power-on brings new keys; the store refuses to forget a guest that runs.
+            let _ = host.store(VmRequest::Forget { vm: current.vm_id }).await;
+            Err(failed)
+        }
     }
 }
 
@@ -354,7 +359,10 @@ mod tests {
     use super::*;
     use crate::{
         owner::Owner,
-        vm::shielded::{ShieldedVms, VmPhase},
+        vm::{
+            shielded::{ShieldedVms, VmPhase},
+            started::MemoryVault,
+        },
     };
 
     /// The host as the KPS sees it once its health certificate is accepted.
@@ -378,7 +386,11 @@ mod tests {
     struct TestHost<'a> {
         name: &'static str,
         store: RefCell<ShieldedVms>,
-        vsm_key: RsaPrivateKey,
+        vault: RefCell<MemoryVault>,
+        /// Every request to the store, as an agent could keep it.
+        kept: RefCell<Vec<VmRequest>>,
+        /// Happens while the KPS is asked.
+        meanwhile: Cell<Meanwhile>,
         kps: &'a GuardianKeys,
         volume: &'a Volume,
         target: RefCell<Option<Rc<TestHost<'a>>>>,
@@ -386,11 +398,32 @@ mod tests {
         wire: Cell<Wire>,
     }
 
+    /// Lets the folder take no new generation, and lets it again.
+    fn no_space(folder: &VmFolder, full: bool) {
+        let (usual, aside) = (folder.path().join("generations"), folder.path().join("aside"));
+        if full {
+            std::fs::rename(&usual, &aside).unwrap();
+            std::fs::write(&usual, b"").unwrap();
+        } else {
+            std::fs::remove_file(&usual).unwrap();
+            std::fs::rename(&aside, &usual).unwrap();
+        }
+    }
+
     fn to(host: &str) -> Target {
         Target {
             target: host.to_owned(),
             address: String::new(),
         }
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Meanwhile {
+        Nothing,
+        /// The volume takes no new generation, as a full one.
+        NoSpace,
+        /// Somebody else commits.
+        Commit,
     }
 
     #[derive(Clone, Copy, PartialEq)]
@@ -407,7 +440,9 @@ mod tests {
             Rc::new(TestHost {
                 name,
                 store: RefCell::new(ShieldedVms::new(&folder.join(name))),
-                vsm_key: RsaPrivateKey::generate_2048().unwrap(),
+                vault: RefCell::new(MemoryVault::new()),
+                kept: RefCell::default(),
+                meanwhile: Cell::new(Meanwhile::Nothing),
                 kps,
                 volume,
                 target: RefCell::new(None),
@@ -435,6 +470,17 @@ mod tests {
                 message: String::new(),
             };
             let rng: &mut dyn Random = &mut OsRandom;
+            let folder = self.volume.vm(&VmName::parse("vm1").unwrap()).unwrap();
+            match self.meanwhile.get() {
+                Meanwhile::Nothing => {}
+                Meanwhile::NoSpace => no_space(&folder, true),
+                Meanwhile::Commit => {
+                    let now = folder.current().unwrap();
+                    folder
+                        .commit(&now, now.generation.clone(), &now.owner_host, None)
+                        .unwrap();
+                }
+            }
             let ask = RollTransportKeyRequest::parse(&request).map_err(|_| refuse("InvalidRequestException"))?;
             let opened = KeyProtector::parse(&ask.ingress_protector)
                 .ok()
@@ -442,13 +488,15 @@ mod tests {
                 .and_then(|p| p.open(self.kps, rng).ok())
                 .ok_or_else(|| refuse("InvalidProtectorException"))?;
             let rolled = opened.roll(self.kps, rng).unwrap();
-            let host = certified(&self.vsm_key);
+            let host = certified(&self.vault.borrow().key);
             let release = seal_release(&opened, &rolled, &host, PayloadVersion::V2, 0, rng).unwrap();
             Ok(release.response.encode())
         }
 
         async fn store(&self, request: VmRequest) -> Result<VmReply, VmError> {
-            let reply = self.store.borrow_mut().answer(request, &self.vsm_key, &mut OsRandom);
+            self.kept.borrow_mut().push(request.clone());
+            let vault = &mut *self.vault.borrow_mut();
+            let reply = self.store.borrow_mut().answer(request, vault, &mut OsRandom);
             match reply {
                 VmReply::Refused { reason } => Err(VmError::Store(reason)),
                 reply => Ok(reply),
@@ -512,6 +560,9 @@ mod tests {
         let (proof, _) = one.store.borrow().prove(vm.id, b"challenge").unwrap();
         assert_eq!(proof, vm.expected_proof(b"challenge"));
 
+        // What the agent kept of this power-on, for later.
+        let kept = one.kept.borrow().iter().find(is_prepare).cloned().unwrap();
+
         // A second power-on of a running VM changes nothing.
         let current = folder.current().unwrap();
         assert!(power_on(&*one, &volume, &name, rng).await.is_err());
@@ -538,9 +589,36 @@ mod tests {
             Err(VmError::NotOwner { .. })
         ));
 
+        // The old answer does not start the VM here a second time, and neither does a new answer
+        // for the old state; nor after a reboot, which leaves the store its records and keys.
+        let old = |answer: Vec<u8>| VmRequest::PreparePowerOn {
+            ingress_protector: Blob(before.protector.clone()),
+            answer: Blob(answer),
+            guest_state: Blob(before.guest_state.clone()),
+        };
+        for reboot in [false, true] {
+            if reboot {
+                one.store.replace(ShieldedVms::new(&dir.path().join("host01")));
+            }
+            let answer = roll(&*one, &before.protector).await.unwrap();
+            for request in [kept.clone(), old(answer)] {
+                let refused = one.store(request).await.unwrap_err();
+                assert!(refused.to_string().contains("has had generation 2"), "{refused}");
+                assert!(one.phases().is_empty());
+            }
+        }
+        // On a host whose store was wiped the VSM key is another, so the kept answer is for nobody.
+        one.vault.replace(MemoryVault::new());
+        let refused = one.store(kept.clone()).await.unwrap_err();
+        assert!(refused.to_string().contains("not encrypted for this host"), "{refused}");
+
         // And back, in good order.
         let moved = migrate(&*two, &volume, &name, &to("host01"), rng).await.unwrap();
         assert_eq!(moved.guest.unwrap().boot_id, booted.boot_id);
+        // The package that brought the VM to the second host opens there once.
+        let package = two.kept.borrow().iter().find(is_prepare).cloned().unwrap();
+        let refused = two.store(package).await.unwrap_err();
+        assert!(refused.to_string().contains("has had generation 3"), "{refused}");
         let offer_again = MigrationOffer {
             vm: name.clone(),
             migration: MigrationId::random(rng),
@@ -594,5 +672,105 @@ mod tests {
         assert!(one.store(request).await.is_ok());
         one.target.replace(None);
         two.target.replace(None);
+    }
+
+    fn is_prepare(request: &&VmRequest) -> bool {
+        matches!(
+            request,
+            VmRequest::PreparePowerOn { .. } | VmRequest::PrepareResume { .. }
+        )
+    }
+
+    /// No key stays on a host that did not get to start the VM, and what it used is used up.
+    #[tokio::test]
+    async fn a_failed_attempt_leaves_no_key_and_nothing_to_replay() {
+        if !crate::swtpm::available("a_failed_attempt_leaves_no_key_and_nothing_to_replay") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let rng: &mut dyn Random = &mut OsRandom;
+        let now = UnixTime(1_764_000_000);
+        let kps = GuardianKeys::generate("HGS", now, rng).unwrap();
+        let volume = Volume::open(&dir.path().join("volume")).unwrap();
+        let owner = Owner::new("owner", dir.path(), now, rng).unwrap();
+        let name = VmName::parse("vm1").unwrap();
+        let guardian = kps.guardian().unwrap();
+        owner
+            .shield(&name, b"the secret", &guardian, &volume, "host01", rng)
+            .unwrap();
+        let folder = volume.vm(&name).unwrap();
+        let one = TestHost::new("host01", dir.path(), &kps, &volume);
+        let two = TestHost::new("host02", dir.path(), &kps, &volume);
+        one.target.replace(Some(two.clone()));
+
+        // Power-on: the volume is full, or somebody else commits.
+        let before = folder.current().unwrap();
+        one.meanwhile.set(Meanwhile::NoSpace);
+        let failed = power_on(&*one, &volume, &name, rng).await.unwrap_err();
+        assert!(matches!(failed, VmError::Volume(VolumeError::Io { .. })), "{failed}");
+        no_space(&folder, false);
+        assert!(one.phases().is_empty());
+        assert_eq!(folder.current().unwrap(), before);
+        one.meanwhile.set(Meanwhile::Commit);
+        let failed = power_on(&*one, &volume, &name, rng).await.unwrap_err();
+        assert!(
+            matches!(failed, VmError::Volume(VolumeError::Overtaken { .. })),
+            "{failed}"
+        );
+        assert!(one.phases().is_empty());
+        // The answers of both attempts are used up, though the generation still counts.
+        let kept: Vec<VmRequest> = one.kept.borrow().iter().filter(is_prepare).cloned().collect();
+        assert_eq!(kept.len(), 2);
+        for request in kept {
+            let refused = one.store(request).await.unwrap_err();
+            assert!(
+                refused.to_string().contains("was used on this host before"),
+                "{refused}"
+            );
+        }
+        // The guest does not come up: its disk is gone for a while.
+        one.meanwhile.set(Meanwhile::Nothing);
+        let aside = folder.path().join("disk.aside");
+        std::fs::rename(folder.disk_path(), &aside).unwrap();
+        assert!(power_on(&*one, &volume, &name, rng).await.is_err());
+        assert!(one.phases().is_empty());
+        std::fs::rename(&aside, folder.disk_path()).unwrap();
+        // A record that cannot be written starts nothing.
+        one.vault.borrow_mut().broken = true;
+        let refused = power_on(&*one, &volume, &name, rng).await.unwrap_err();
+        assert!(refused.to_string().contains("cannot write its record"), "{refused}");
+        assert!(one.phases().is_empty());
+        one.vault.borrow_mut().broken = false;
+        let booted = power_on(&*one, &volume, &name, rng).await.unwrap();
+
+        // Migration: the target's side of the volume fails, or the source takes its VM back first.
+        for trouble in [Meanwhile::NoSpace, Meanwhile::Commit] {
+            two.meanwhile.set(trouble);
+            assert!(migrate(&*one, &volume, &name, &to("host02"), rng).await.is_err());
+            if trouble == Meanwhile::NoSpace {
+                no_space(&folder, false);
+            }
+            assert!(two.phases().is_empty());
+            let vm = folder.current().unwrap().vm_id;
+            if one.phases() == [VmPhase::Running] {
+                assert_eq!(one.store.borrow().prove(vm, b"c").unwrap().1.boot_id, booted.boot_id);
+            }
+        }
+        // The package of a failed migration serves the target no second time, not even with a new answer.
+        two.meanwhile.set(Meanwhile::Nothing);
+        let kept: Vec<VmRequest> = two.kept.borrow().iter().filter(is_prepare).cloned().collect();
+        assert_eq!(kept.len(), 2);
+        let protector = folder
+            .read_generation(&folder.current().unwrap().generation)
+            .unwrap()
+            .protector;
+        for mut request in kept {
+            if let VmRequest::PrepareResume { answer, .. } = &mut request {
+                answer.0 = roll(&*two, &protector).await.unwrap();
+            }
+            let refused = two.store(request).await.unwrap_err();
+            assert!(refused.to_string().contains("migrate again"), "{refused}");
+        }
+        one.target.replace(None);
     }
 }

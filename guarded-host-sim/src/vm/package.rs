@@ -20,7 +20,8 @@ const MAGIC: &[u8; 8] = b"HGSVMMG1";
 const HEADER: usize = 8 + 16 + 16 + 8;
 const LABEL: &str = "HGS-VM-MIGRATION source-to-target";
 
-/// Names one attempt to move a VM; part of the key derivation, so a package serves once.
+/// Names one attempt to move a VM; part of the key derivation. A store remembers the attempts whose
+/// package it has opened ([`super::started`]), so a package serves a host once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct MigrationId(pub uuid::Uuid);

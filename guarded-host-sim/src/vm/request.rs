@@ -6,7 +6,7 @@
 use std::{fmt, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hgs_protocol::{crypto::RsaPrivateKey, env::Random};
+use hgs_protocol::env::Random;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     guest::GuestReport,
     package::MigrationId,
     shielded::{Prepared, ShieldedError, ShieldedVms, VmPhase},
+    started::Vault,
 };
 
 /// Bytes that travel as base64.
@@ -134,16 +135,16 @@ pub enum VmReply {
 }
 
 impl ShieldedVms {
-    /// Answers one request. `vsm_key` is the private half of the key in the health certificate.
-    pub fn answer(&mut self, request: VmRequest, vsm_key: &RsaPrivateKey, rng: &mut dyn Random) -> VmReply {
-        self.decide(request, vsm_key, rng)
+    /// Answers one request.
+    pub fn answer(&mut self, request: VmRequest, vault: &mut dyn Vault, rng: &mut dyn Random) -> VmReply {
+        self.decide(request, vault, rng)
             .unwrap_or_else(|e| VmReply::Refused { reason: e.to_string() })
     }
 
     fn decide(
         &mut self,
         request: VmRequest,
-        vsm_key: &RsaPrivateKey,
+        vault: &mut dyn Vault,
         rng: &mut dyn Random,
     ) -> Result<VmReply, ShieldedError> {
         Ok(match request {
@@ -151,14 +152,14 @@ impl ShieldedVms {
                 ingress_protector,
                 answer,
                 guest_state,
-            } => prepared(self.prepare_power_on(vsm_key, &ingress_protector.0, &answer.0, &guest_state.0, rng)?),
+            } => prepared(self.prepare_power_on(vault, &ingress_protector.0, &answer.0, &guest_state.0, rng)?),
             VmRequest::PrepareResume {
                 ingress_protector,
                 answer,
                 package,
-            } => prepared(self.prepare_resume(vsm_key, &ingress_protector.0, &answer.0, &package.0, rng)?),
+            } => prepared(self.prepare_resume(vault, &ingress_protector.0, &answer.0, &package.0, rng)?),
             VmRequest::Start { vm, name, disk } => VmReply::Started {
-                guest: self.start(vm, &name, &disk, rng)?,
+                guest: self.start(vault, vm, &name, &disk, rng)?,
             },
             VmRequest::Save { vm, migration } => VmReply::Saved {
                 package: Blob(self.save(vm, migration, rng)?),

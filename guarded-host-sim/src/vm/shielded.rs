@@ -4,7 +4,8 @@
 //! Transport keys, vTPM keys and guest memory exist here and nowhere else on a host. Whatever comes
 //! in was carried by the agent, an adversary: protector, answer, state and package are taken only
 //! when they open and fit together (protocol reference 5.9). The egress key is used only after the
-//! state has opened under the ingress key.
+//! state has opened under the ingress key, and after the sealed record ([`super::started`]) has taken
+//! note: an answer, a package or a generation of the past opens nothing again on this host.
 
 use std::{
     collections::HashMap,
@@ -26,6 +27,7 @@ use super::{
     disk::{DiskError, LockedDisk},
     guest::{Guest, GuestError, GuestReport},
     package::{MigrationId, Package, PackageError, PackageHeader},
+    started::{StartedError, Vault, note_opened, note_started},
     state::{GuestState, StateError, StateHeader, VtpmState},
     vtpm::{Vtpm, VtpmError},
 };
@@ -101,6 +103,9 @@ pub enum ShieldedError {
     /// The package does not open under the ingress key.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The record of this host refuses: an older generation, or an answer or package used before.
+    #[error(transparent)]
+    Started(#[from] StartedError),
     /// The guest does not come up.
     #[error(transparent)]
     Guest(#[from] GuestError),
@@ -134,37 +139,44 @@ impl ShieldedVms {
         }
     }
 
-    /// Opens the state of a VM for a power-on and reseals it under the egress key.
+    /// Opens the state of a VM for a power-on and reseals it under the egress key. What was used is
+    /// on record before the result leaves.
     pub fn prepare_power_on(
         &mut self,
-        vsm_key: &RsaPrivateKey,
+        vault: &mut dyn Vault,
         ingress_protector: &[u8],
         answer: &[u8],
         guest_state: &[u8],
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
         self.refuse_running(StateHeader::read(guest_state)?.vm)?;
-        let (release, protector) = released(vsm_key, ingress_protector, answer)?;
+        let (release, protector) = released(vault.vsm_key(), ingress_protector, answer)?;
         let state = GuestState::open(guest_state, &release.ingress)?;
+        let StateHeader { vm, generation } = state.header;
+        note_opened(vault, vm, generation, &release.egress, None, rng)?;
         Ok(self.prepare(state.header, state.vtpm, None, release.egress, protector, rng))
     }
 
-    /// Opens the package of a migration and reseals the VM's state under the egress key.
+    /// Opens the package of a migration and reseals the VM's state under the egress key. What was
+    /// used is on record before the result leaves.
     pub fn prepare_resume(
         &mut self,
-        vsm_key: &RsaPrivateKey,
+        vault: &mut dyn Vault,
         ingress_protector: &[u8],
         answer: &[u8],
         package: &[u8],
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
         self.refuse_running(PackageHeader::read(package)?.vm)?;
-        let (release, protector) = released(vsm_key, ingress_protector, answer)?;
+        let (release, protector) = released(vault.vsm_key(), ingress_protector, answer)?;
         let package = Package::open(package, &release.ingress)?;
-        let header = StateHeader {
-            vm: package.header.vm,
-            generation: package.header.generation,
-        };
+        let PackageHeader {
+            vm,
+            migration,
+            generation,
+        } = package.header;
+        note_opened(vault, vm, generation, &release.egress, Some(migration), rng)?;
+        let header = StateHeader { vm, generation };
         Ok(self.prepare(
             header,
             package.vtpm,
@@ -211,6 +223,7 @@ impl ShieldedVms {
     /// Starts vTPM and guest of a prepared VM: a boot, or going on where a migration left off.
     pub fn start(
         &mut self,
+        vault: &mut dyn Vault,
         id: VmId,
         name: &VmName,
         disk: &Path,
@@ -218,6 +231,8 @@ impl ShieldedVms {
     ) -> Result<GuestReport, ShieldedError> {
         let folder = self.vtpm_folder(id);
         let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
+        note_started(vault, id, vm.generation, rng)?;
+        commit_point("power-on:recorded");
         let (vtpm, guest) = match &vm.phase {
             Phase::Prepared { vtpm, memory: None } => {
                 let mut vtpm = Vtpm::power_on(name.as_str(), vtpm, &folder)?;
