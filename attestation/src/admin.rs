@@ -23,6 +23,7 @@ use crate::{
 mod artefacts;
 mod hosts;
 mod keys;
+mod review;
 mod service;
 
 /// Routes below `/admin/v1`.
@@ -49,6 +50,11 @@ fn table() -> Vec<Row> {
         get("/tpm-hosts", hosts::list),
         post("/tpm-hosts", hosts::add),
         delete("/tpm-hosts/{name}", hosts::remove),
+        get("/tpm-hosts/{name}/attestations", review::history),
+        get("/tpm-hosts/{name}/log", review::last_log),
+        get("/tpm-hosts/{name}/compare", review::drift),
+        post("/tpm-hosts/{name}/baseline", review::adopt),
+        post("/what-if", review::what_if),
         get("/tpm-trust", hosts::list_trust),
         post("/tpm-trust", hosts::add_trust),
         delete("/tpm-trust/{name}", hosts::remove_trust),
@@ -98,6 +104,11 @@ fn table() -> Vec<Row> {
         hosts::list,
         hosts::add,
         hosts::remove,
+        review::history,
+        review::last_log,
+        review::drift,
+        review::adopt,
+        review::what_if,
         hosts::list_trust,
         hosts::add_trust,
         hosts::remove_trust,

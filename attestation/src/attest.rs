@@ -23,6 +23,7 @@ use hgs_protocol::{
 use crate::{
     baseline::{Baselines, Switches},
     ek::EndorsementKey,
+    evidence::Evidence,
     facts::BootFacts,
     policy::{Evaluation, HealthyHost, evaluate},
     refusal::Refusal,
@@ -199,6 +200,8 @@ pub struct Decision {
     pub serials: Vec<String>,
     /// SPKI hashes of the VSM keys certified.
     pub certified: Vec<[u8; 32]>,
+    /// What the exchange brought, when it came to its end.
+    pub evidence: Option<Evidence>,
 }
 
 impl Decision {
@@ -210,6 +213,7 @@ impl Decision {
             version: None,
             serials: Vec::new(),
             certified: Vec::new(),
+            evidence: None,
         }
     }
 
@@ -247,6 +251,7 @@ pub fn attest_tpm(ask: &Ask, known: &Knowledge<'_>, rng: &mut dyn Random) -> Dec
     let mut decision = Decision::of(Err(Refusal::Replayed));
     decision.exchange = Some(finished.exchange);
     decision.outcome = conclude(ask, known, &finished, &mut decision, rng);
+    decision.evidence = Some(Evidence::of_exchange(&finished.readout, finished.log));
     decision
 }
 

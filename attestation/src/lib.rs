@@ -5,8 +5,10 @@ pub mod admin;
 pub mod attest;
 pub mod baseline;
 pub mod ci_file;
+pub mod compare;
 pub mod ek;
 pub mod ek_chain;
+pub mod evidence;
 pub mod facts;
 pub mod host_key;
 pub mod http;
@@ -345,7 +347,12 @@ impl App {
             body: record(&subject, &decision),
         };
         match self.audit.record(entry).await {
-            Ok(()) => decision.outcome,
+            Ok(()) => {
+                if let (Some(host), Some(evidence)) = (&subject.host, &decision.evidence) {
+                    evidence::keep_of_host(self.store.database(), host, evidence, self.env.now()).await;
+                }
+                decision.outcome
+            }
             Err(AuditError::Twice) => Err(Refusal::Replayed),
             Err(AuditError::Unavailable) => Err(Refusal::Unavailable("the decision could not be recorded")),
         }
@@ -507,6 +514,7 @@ fn record(subject: &Subject, decision: &Decision) -> serde_json::Value {
         "policy_version": decision.version,
         "reply": reply,
         "reason": reason,
+        "host_status": evidence::host_status(&decision.outcome),
         "authority": decision.evaluation.as_ref().and_then(|evaluation| evaluation.authority()),
         "verdicts": verdicts.map(verdict).collect::<Vec<_>>(),
         "serials": decision.serials,

@@ -31,6 +31,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show event by event what changed between two boot logs
+    CompareLogs {
+        /// The log as it was
+        before: PathBuf,
+        /// The log as it is
+        after: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// State an endorsement key certificate's chain and why it is or is not trusted
     InspectEk {
         /// The certificate, DER or PEM; in PEM, intermediates may follow it
@@ -66,6 +76,7 @@ enum Audit {
 async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::InspectLog { file, json } => attestation::inspect::run(&file, json),
+        Command::CompareLogs { before, after, json } => attestation::compare::run(&before, &after, json),
         Command::InspectEk { file, roots, json } => attestation::inspect_ek::run(&file, roots.as_deref(), json),
         Command::Audit(Audit::Verify { service, head, json }) => {
             let settings = service.resolve("attestation")?;

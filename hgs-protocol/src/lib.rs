@@ -9,6 +9,7 @@ pub mod health;
 pub mod oid;
 pub mod protector;
 pub mod secret;
+pub mod status;
 pub mod tpm;
 pub mod wire;
 pub mod xml;

@@ -85,10 +85,13 @@ pub(super) async fn list_baselines(app: Data<App>, paging: Query<Paging>) -> Ans
     (status = 400, body = Refused), (status = 409, body = Refused)))]
 pub(super) async fn add_baseline(app: Data<App>, new: Json<NewFile>) -> Answer {
     let name = valid_name(&new.name)?;
-    let baseline = TpmBaseline::from_log(&name, &decode(&new.content)?)
+    let log = decode(&new.content)?;
+    let baseline = TpmBaseline::from_log(&name, &log)
         .map_err(|error| Problem::Invalid(format!("not usable as a TPM baseline: {error}")))?;
     let body = serde_json::to_string(&baseline).map_err(invalid)?;
-    register(&app, Kind::TpmBaseline, versioned(name, &new, body)).await
+    let answer = register(&app, Kind::TpmBaseline, versioned(name.clone(), &new, body)).await?;
+    super::review::keep_baseline(&app, &name, &log).await?;
+    Ok(answer)
 }
 
 /// Remove a TPM baseline

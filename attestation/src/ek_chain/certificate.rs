@@ -231,11 +231,11 @@ fn components(pkcs1: &[u8]) -> Option<RsaPublicKey> {
     }
 }
 
-/// `2.23.133.2.1=id:4E544300` and its companions by their names.
+/// The three attributes that every such name has, by their names.
 fn tpm_name(text: &str) -> String {
-    text.replace("2.23.133.2.1=", "tpmManufacturer=")
-        .replace("2.23.133.2.2=", "tpmModel=")
-        .replace("2.23.133.2.3=", "tpmVersion=")
+    text.replace("OID(2.23.133.2.1)=", "tpmManufacturer=")
+        .replace("OID(2.23.133.2.2)=", "tpmModel=")
+        .replace("OID(2.23.133.2.3)=", "tpmVersion=")
 }
 
 fn algorithm(signature: &str, key: &Key) -> Option<&'static dyn VerificationAlgorithm> {

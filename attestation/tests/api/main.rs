@@ -4,6 +4,8 @@
 
 mod attacks;
 mod fixture;
+mod review;
+mod tools;
 mod urls;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};

@@ -8,6 +8,7 @@ use hgs_protocol::{
     crypto::{RsaPrivateKey, RsaPublicKey},
     env::{OsRandom, Random, UnixTime},
     health::{AttestationMode, CertificateKind, HealthCertificate},
+    status::{AttestationStatus, Substatus},
     tpm::EK_HANDLE,
     wire::{
         hgsa::{ErrorKind, ProvidedKind, Reply, Request, SessionId},
@@ -19,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     Agent,
     rtpm::{Exchange, RtpmError},
-    status::{AttestationStatus, Substatus},
 };
 use crate::{
     client::ClientError,

@@ -96,10 +96,6 @@ async fn configuration(agent: &Agent, outcome: &Outcome) -> serde_json::Value {
         })
     });
     let passed = outcome.status == super::AttestationStatus::Passed;
-    let substatus = match outcome.substatus.names.as_slice() {
-        [] => "NoInformation".to_owned(),
-        names => names.join(", "),
-    };
     let mode = match agent.args.attestation_url {
         Some(_) => "HostGuardianService",
         None => "Local",
@@ -112,7 +108,7 @@ async fn configuration(agent: &Agent, outcome: &Outcome) -> serde_json::Value {
         "AttestationServerUrl": agent.args.attestation_url,
         "AttestationStatus": outcome.status,
         "AttestationStatusCode": outcome.status.code(),
-        "AttestationSubstatus": substatus,
+        "AttestationSubstatus": outcome.substatus.text(),
         "AttestationSubstatusBits": outcome.substatus.bits,
         "error": outcome.error,
         "failed_policies": outcome.substatus.failed_policies,

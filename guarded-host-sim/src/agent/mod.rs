@@ -5,15 +5,14 @@
 mod attest;
 mod http;
 mod rtpm;
-mod status;
 mod vm;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 pub use attest::{AttestError, Outcome, ProtocolVersion};
 use hgs_protocol::env::Clock;
+pub use hgs_protocol::status::{AttestationStatus, Substatus};
 pub use rtpm::RtpmError;
-pub use status::{AttestationStatus, Substatus};
 use tokio::sync::Mutex;
 
 use self::attest::{Health, blocking};

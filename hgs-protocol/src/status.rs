@@ -1,9 +1,11 @@
-//! What the host says about itself, in the words of Get-HgsClientConfiguration. Substatus numbers
-//! above 4 are ours: the product documents only 1, 2 and 4.
+//! What an error reply means for a host, in the words of Get-HgsClientConfiguration: the host shows it and
+//! the attestation service records it, so both read this one table. Substatus numbers above 4 are ours:
+//! the product documents only 1, 2 and 4.
 
-use hgs_protocol::wire::hgsa::ErrorKind;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, uuid};
+
+use crate::wire::hgsa::ErrorKind;
 
 /// AttestationStatus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +43,24 @@ impl AttestationStatus {
         }
     }
 
+    /// What an administrator does about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            AttestationStatus::NotConfigured => "Set the URLs with Set-HgsClientConfiguration.",
+            AttestationStatus::Unknown => "Let the host attest.",
+            AttestationStatus::Passed => "",
+            AttestationStatus::Expired => "Compare the clocks of host and service, then let the host attest again.",
+            AttestationStatus::TransientError => "Try again; check name resolution, route and operation mode.",
+            AttestationStatus::UnauthorizedHost => {
+                "Register the host: its endorsement key in TPM mode, its host key in host-key mode."
+            }
+            AttestationStatus::TpmError => "Read the TPM's log; clearing the TPM may help (suspend BitLocker first).",
+            AttestationStatus::InsecureHostConfiguration => "See the substatus and the failed policies.",
+        }
+    }
+
     /// The status that an error reply means for the host.
-    pub(super) fn of_error(kind: &ErrorKind) -> AttestationStatus {
+    pub fn of_error(kind: &ErrorKind) -> AttestationStatus {
         match kind {
             ErrorKind::Unauthorized => AttestationStatus::UnauthorizedHost,
             ErrorKind::Rtpm => AttestationStatus::TpmError,
@@ -58,11 +76,16 @@ impl AttestationStatus {
 }
 
 /// A policy as the wire, the specification and the host's substatus know it.
-struct PolicyName {
-    id: Uuid,
-    name: &'static str,
-    substatus: &'static str,
-    bit: u64,
+#[derive(Debug)]
+pub struct PolicyName {
+    /// Its GUID on the wire.
+    pub id: Uuid,
+    /// Its name in the specification.
+    pub name: &'static str,
+    /// The name of the substatus that its failure sets.
+    pub substatus: &'static str,
+    /// The bit of that substatus.
+    pub bit: u64,
 }
 
 const fn row(id: Uuid, name: &'static str, substatus: &'static str, bit: u64) -> PolicyName {
@@ -75,7 +98,7 @@ const fn row(id: Uuid, name: &'static str, substatus: &'static str, bit: u64) ->
 }
 
 /// The fifteen policies of MS-HGSA 2.2.2.13 with the substatus that each failure sets.
-const POLICIES: [PolicyName; 15] = [
+pub const POLICIES: [PolicyName; 15] = [
     row(
         uuid!("6a460ee1-62ea-416f-ae6c-04e29634506d"),
         "SecureBootEnabled",
@@ -184,7 +207,7 @@ pub struct Substatus {
 
 impl Substatus {
     /// What an error reply says about the host.
-    pub(super) fn of_error(kind: &ErrorKind) -> Substatus {
+    pub fn of_error(kind: &ErrorKind) -> Substatus {
         let mut out = Substatus::default();
         match kind {
             ErrorKind::PolicyEvaluation(reasons) => {
@@ -205,6 +228,14 @@ impl Substatus {
         out
     }
 
+    /// The names joined as WMI shows them; `NoInformation` for none.
+    pub fn text(&self) -> String {
+        match self.names.is_empty() {
+            true => "NoInformation".to_owned(),
+            false => self.names.join(", "),
+        }
+    }
+
     fn add(&mut self, (name, bit): (&str, u64)) {
         self.bits |= bit;
         if !self.names.iter().any(|n| n == name) {
@@ -215,7 +246,7 @@ impl Substatus {
 
 #[cfg(test)]
 mod tests {
-    use hgs_protocol::wire::hgsa::EvaluationLog;
+    use crate::wire::hgsa::EvaluationLog;
 
     use super::*;
 
