@@ -250,7 +250,7 @@ const KEPT: i64 = 3;
 #[cfg(test)]
 mod tests {
     use hgs_protocol::{
-        env::{Clock, OsRandom, Random},
+        env::{Env, OsRandom, Random},
         secret::Secret32,
     };
     use hgs_service::{
@@ -293,8 +293,7 @@ mod tests {
         let audit = Audit::start(
             database.clone(),
             &Kek::new(Secret32::random(&mut OsRandom)),
-            Clock::system(),
-            &mut OsRandom,
+            &Env::system(),
         );
         for number in 0..5 {
             for host in [name.as_str(), "another"] {
