@@ -86,6 +86,31 @@ fn a_tpm_killed_midway_ends_the_demonstration_with_a_clear_message() {
 }
 
 #[test]
+fn an_interrupted_demonstration_removes_its_temporary_directory() {
+    let temporary = Folder::new();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
+        .args(["demo", "--json"])
+        .env("TMPDIR", &temporary.0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let used = || std::fs::read_dir(&temporary.0).unwrap().next().is_some();
+    wait_until(60, "services are up", || {
+        processes_of(&temporary.0)
+            .iter()
+            .any(|(_, line)| line.contains(" agent "))
+    });
+    assert!(used(), "it does not work in its temporary directory");
+    let id = rustix::process::Pid::from_raw(i32::try_from(demo.id()).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    nothing_runs(&temporary);
+    assert!(!used(), "something is left of it");
+}
+
+#[test]
 fn a_killed_demonstration_leaves_no_process_behind() {
     let folder = Folder::new();
     let mut demo = start(&folder, &["--json"]);

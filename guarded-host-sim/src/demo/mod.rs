@@ -7,9 +7,10 @@ pub mod narrator;
 mod refusals;
 mod story;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::narrator::Narrator;
 
@@ -30,6 +31,42 @@ pub struct DemoArgs {
     pub attach: Option<PathBuf>,
 }
 
+/// After Ctrl-C or SIGTERM: ends the processes, removes the temporary directory, ends with 130. A
+/// SIGKILL leaves the directory; the processes end with it in any case.
+async fn clear_up_when_interrupted(dir: PathBuf) {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    // A process that ends may still write, and the story may just be starting another one.
+    for _ in 0..50 {
+        end_children();
+        let _ = std::fs::remove_dir_all(&dir);
+        std::thread::sleep(Duration::from_millis(50));
+        if !dir.exists() {
+            break;
+        }
+    }
+    eprintln!("interrupted; the temporary directory is removed");
+    std::process::exit(130);
+}
+
+/// Kills the children of this process; theirs follow them.
+fn end_children() {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    for task in tasks {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for id in children.split_whitespace() {
+            if let Some(id) = id.parse().ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
 /// Tells the story. Answers whether every step passed.
 pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
     let (dir, remove) = match &args.dir {
@@ -46,6 +83,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
         .worker_threads(2)
         .enable_all()
         .build()?;
+    if remove {
+        runtime.spawn(clear_up_when_interrupted(dir.clone()));
+    }
     runtime.block_on(story::tell(&mut narrator, &dir, args));
     let good = narrator.finish()?;
     if remove {
