@@ -10,7 +10,6 @@ use hgs_protocol::{
     protector::{Guardian, GuardianKeys, KeyProtector, Metadata, MetadataError, ProtectorError, VerifyError},
     secret::{Secret32, TransportKey},
 };
-use zeroize::Zeroizing;
 
 use crate::{
     swtpm::{SwtpmError, TpmMaker},
@@ -46,7 +45,7 @@ pub struct OwnedVm {
     pub name: VmName,
     /// The VM's GUID.
     pub id: VmId,
-    secret: Zeroizing<Vec<u8>>,
+    proof_key: Secret32,
 }
 
 /// Why something at the owner's workstation failed.
@@ -125,7 +124,8 @@ impl Owner {
         let volume_key = Secret32::random(rng);
         let sealed_key = vtpm.seal_volume_key(&volume_key, rng)?;
         let vtpm = vtpm.power_off()?;
-        let disk = guest::new_disk(id, secret, &sealed_key, &volume_key, rng)?;
+        let proof_key = Secret32::random(rng);
+        let disk = guest::new_disk(id, secret, &proof_key, &sealed_key, &volume_key, rng)?;
 
         let (protector, key) = KeyProtector::create(&self.keys, std::slice::from_ref(guardian), rng)?;
         let header = StateHeader { vm: id, generation: 1 };
@@ -137,7 +137,7 @@ impl Owner {
         Ok(OwnedVm {
             name: name.clone(),
             id,
-            secret: Zeroizing::new(secret.to_vec()),
+            proof_key,
         })
     }
 
@@ -159,8 +159,8 @@ impl Owner {
 }
 
 impl OwnedVm {
-    /// What a guest that read the owner's secret answers to `challenge`.
+    /// What a guest that unlocked its volume answers to `challenge`.
     pub fn expected_proof(&self, challenge: &[u8]) -> [u8; 32] {
-        guest::proof(&self.secret, challenge)
+        guest::proof(&self.proof_key, challenge)
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hgs_protocol::{
     crypto::{hmac_sha256, sha256},
     env::Random,
+    secret::Secret32,
 };
 use zeroize::Zeroizing;
 
@@ -31,14 +32,18 @@ const UNLOCKED: &[u8] = b"volume unlocked";
 const SECRET_CHUNK: u32 = 0;
 /// Chunk that counts boots: u64. Its presence shows that the volume is written, not only read.
 const BOOT_COUNT_CHUNK: u32 = 1;
+/// Chunk with the key by which the guest answers its owner's challenges: u32 length, then 32 random
+/// bytes. The agent chooses challenges as it likes, so the answers must tell nothing of the secret.
+const PROOF_KEY_CHUNK: u32 = 2;
 /// Chunks of a new disk.
 const CHUNKS: u32 = 16;
 
 /// A running guest. Its memory holds the secret that it read from its volume.
 pub struct Guest {
-    disk_key: hgs_protocol::secret::Secret32,
+    disk_key: Secret32,
     disk: Disk,
     secret: Zeroizing<Vec<u8>>,
+    proof_key: Secret32,
     boot_id: [u8; 16],
     boots: u64,
     uptime_before: Duration,
@@ -92,6 +97,10 @@ impl Guest {
         let disk = disk.unlock(disk_key.clone());
         let chunk = disk.read(SECRET_CHUNK)?;
         let secret = fields::take(&mut chunk.as_slice()).ok_or(GuestError::Damaged("volume"))?;
+        let chunk = disk.read(PROOF_KEY_CHUNK)?;
+        let proof_key = fields::take(&mut chunk.as_slice())
+            .and_then(Secret32::from_slice)
+            .ok_or(GuestError::Damaged("volume"))?;
         let counter = disk.read(BOOT_COUNT_CHUNK)?;
         let boots = fields::take_u64(&mut counter.as_slice())
             .ok_or(GuestError::Damaged("volume"))?
@@ -100,6 +109,7 @@ impl Guest {
         Ok(Guest {
             disk_key,
             secret: Zeroizing::new(secret.to_vec()),
+            proof_key,
             disk,
             boot_id: rng.bytes(),
             boots,
@@ -118,11 +128,13 @@ impl Guest {
             let boot_id = fields::take_array::<16>(rest)?;
             let boots = fields::take_u64(rest)?;
             let uptime = fields::take_u64(rest)?;
-            let key = hgs_protocol::secret::Secret32::from_slice(fields::take(rest)?)?;
+            let key = Secret32::from_slice(fields::take(rest)?)?;
+            let proof_key = Secret32::from_slice(fields::take(rest)?)?;
             let secret = Zeroizing::new(fields::take(rest)?.to_vec());
-            rest.is_empty().then_some((boot_id, boots, uptime, key, secret))
+            rest.is_empty()
+                .then_some((boot_id, boots, uptime, key, proof_key, secret))
         };
-        let (boot_id, boots, uptime, disk_key, secret) =
+        let (boot_id, boots, uptime, disk_key, proof_key, secret) =
             parts(&mut &*memory).ok_or(GuestError::Damaged("memory image"))?;
         let disk = disk.unlock(disk_key.clone());
         disk.read(SECRET_CHUNK)?;
@@ -130,6 +142,7 @@ impl Guest {
             disk_key,
             disk,
             secret,
+            proof_key,
             boot_id,
             boots,
             uptime_before: Duration::from_millis(uptime),
@@ -144,13 +157,15 @@ impl Guest {
         out.extend_from_slice(&self.boots.to_le_bytes());
         out.extend_from_slice(&self.uptime_ms().to_le_bytes());
         fields::put(&mut out, self.disk_key.expose());
+        fields::put(&mut out, self.proof_key.expose());
         fields::put(&mut out, &self.secret);
         out
     }
 
-    /// Answers an owner's challenge from the secret in memory, without showing the secret.
+    /// Answers an owner's challenge with the proof key of the volume, which has nothing to do with the
+    /// secret: only a guest whose vTPM unlocked the volume can.
     pub fn prove(&self, challenge: &[u8]) -> [u8; 32] {
-        proof(&self.secret, challenge)
+        proof(&self.proof_key, challenge)
     }
 
     /// What may be shown on the host.
@@ -173,9 +188,9 @@ impl Guest {
     }
 }
 
-/// What a guest that knows `secret` answers to `challenge`.
-pub fn proof(secret: &[u8], challenge: &[u8]) -> [u8; 32] {
-    hmac_sha256(secret, &[b"HGS-GUEST-PROOF\0", challenge])
+/// What a guest that has read `proof_key` from its volume answers to `challenge`.
+pub fn proof(proof_key: &Secret32, challenge: &[u8]) -> [u8; 32] {
+    hmac_sha256(proof_key.expose(), &[b"HGS-GUEST-PROOF\0", challenge])
 }
 
 /// The value of [`BOOT_PCR`] (SHA-256 bank) after a regular boot of the guest.
@@ -185,12 +200,13 @@ pub fn expected_boot_pcr() -> [u8; 32] {
         .fold([0; 32], |pcr, data| sha256(&[pcr.as_slice(), &sha256(data)].concat()))
 }
 
-/// The bytes of a new disk that holds `secret`, which must fit into one chunk.
+/// The bytes of a new disk that holds `secret`, which must fit into one chunk, and `proof_key`.
 pub fn new_disk(
     vm: VmId,
     secret: &[u8],
+    proof_key: &Secret32,
     sealed_key: &super::disk::SealedVolumeKey,
-    key: &hgs_protocol::secret::Secret32,
+    key: &Secret32,
     rng: &mut dyn Random,
 ) -> Result<Vec<u8>, GuestError> {
     let mut first = Zeroizing::new(Vec::with_capacity(CHUNK));
@@ -198,5 +214,7 @@ pub fn new_disk(
     if first.len() > CHUNK {
         return Err(GuestError::Damaged("secret (too long for one chunk of the volume)"));
     }
-    Ok(Disk::format(vm, CHUNKS, sealed_key, key, &[&first], rng)?)
+    let mut third = Zeroizing::new(Vec::with_capacity(CHUNK));
+    fields::put(&mut third, proof_key.expose());
+    Ok(Disk::format(vm, CHUNKS, sealed_key, key, &[&first, &[], &third], rng)?)
 }

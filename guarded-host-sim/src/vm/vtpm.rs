@@ -259,7 +259,9 @@ mod tests {
         let vm = VmId::random(rng);
         let disk = dir.path().join("disk.bin");
         let secret = b"the owner's secret";
-        fs::write(&disk, guest::new_disk(vm, secret, &sealed, &volume_key, rng).unwrap()).unwrap();
+        let proof_key = Secret32::random(rng);
+        let bytes = guest::new_disk(vm, secret, &proof_key, &sealed, &volume_key, rng).unwrap();
+        fs::write(&disk, bytes).unwrap();
 
         // Another boot chain: the vTPM refuses.
         let mut vtpm = Vtpm::power_on("vm1", &state, &run).unwrap();
@@ -272,7 +274,15 @@ mod tests {
         let mut vtpm = Vtpm::power_on("vm1", &state, &run).unwrap();
         let running = guest::Guest::boot(vm, &mut vtpm, LockedDisk::open(&disk).unwrap(), rng).unwrap();
         assert_eq!(vtpm.pcr(BOOT_PCR).unwrap(), expected_boot_pcr());
-        assert_eq!(running.prove(b"c"), guest::proof(secret, b"c"));
+        assert_eq!(running.prove(b"c"), guest::proof(&proof_key, b"c"));
+        let of_secret = hgs_protocol::crypto::hmac_sha256(secret, &[b"HGS-GUEST-PROOF\0", b"c"]);
+        assert_ne!(
+            running.prove(b"c"),
+            of_secret,
+            "a challenge tells nothing of the secret"
+        );
+        let memory = running.expose_memory();
+        assert!(memory.windows(secret.len()).any(|w| w == secret), "the secret was read");
         assert!(vtpm.unseal_volume_key(&sealed, rng).is_err());
 
         // Moved: same boot, same PCRs, same secret.
@@ -282,7 +292,7 @@ mod tests {
         let mut vtpm = Vtpm::resume("vm1", &state, &run).unwrap();
         let moved = guest::Guest::resume(vm, &memory, LockedDisk::open(&disk).unwrap()).unwrap();
         assert_eq!(vtpm.pcr(BOOT_PCR).unwrap(), expected_boot_pcr());
-        assert_eq!(moved.prove(b"d"), guest::proof(secret, b"d"));
+        assert_eq!(moved.prove(b"d"), guest::proof(&proof_key, b"d"));
         assert_eq!((moved.report().boot_id, moved.report().boots), (before.boot_id, 1));
         drop(vtpm);
 
