@@ -14,7 +14,7 @@ use hgs_protocol::env::Clock;
 use reqwest::{
     Client, Url,
     dns::{Addrs, Name, Resolve, Resolving},
-    header::HOST,
+    header::{HOST, RETRY_AFTER},
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -51,6 +51,14 @@ pub enum ClientError {
         /// Why, down to the cause.
         reason: String,
     },
+    /// The answer does not end within the limit.
+    #[error("{url} answers with more than {limit} bytes; the rest was not read")]
+    TooLong {
+        /// What was asked.
+        url: String,
+        /// What the caller takes, in bytes.
+        limit: usize,
+    },
 }
 
 /// An answer, whatever its status.
@@ -60,6 +68,8 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
+    /// What Retry-After says, when it says seconds.
+    pub retry_after: Option<Duration>,
 }
 
 /// `name:port` to the addresses where the fabric really serves it.
@@ -120,22 +130,92 @@ impl LabClient {
         })
     }
 
-    /// GET.
-    pub async fn get(&self, url: &str) -> Result<Answer, ClientError> {
-        self.send(url, |client, url| client.get(url)).await
+    /// GET. Of the answer's body at most `limit` bytes are taken; a longer one is an error.
+    pub async fn get(&self, url: &str, limit: usize) -> Result<Answer, ClientError> {
+        self.send(url, None, limit, |client, url| client.get(url)).await
     }
 
-    /// POST of a body with its content type.
-    pub async fn post(&self, url: &str, content_type: &str, body: Vec<u8>) -> Result<Answer, ClientError> {
-        self.send(url, |client, url| {
+    /// POST of a body with its content type; `limit` as for [`LabClient::get`].
+    pub async fn post(
+        &self,
+        url: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        limit: usize,
+    ) -> Result<Answer, ClientError> {
+        self.post_at(url, None, content_type, body, limit).await
+    }
+
+    /// POST with the retries of MS-KPS 3.2.5.1: as many as the name has distinct addresses, each at
+    /// the next one, after no answer and after a status of 500 and above. A second visit to an
+    /// address waits for its Retry-After, if that is short; a longer one is left to the caller.
+    pub async fn post_with_retries(
+        &self,
+        url: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        limit: usize,
+    ) -> Result<Answer, ClientError> {
+        let addresses = self.addresses(url)?;
+        let places = addresses.len().max(1);
+        let mut attempt = 0;
+        loop {
+            let at = addresses.get(attempt % places).copied();
+            let outcome = self.post_at(url, at, content_type, body.clone(), limit).await;
+            let wait = match &outcome {
+                Ok(answer) if answer.status < 500 => return outcome,
+                Ok(answer) => answer.retry_after.unwrap_or_default(),
+                Err(ClientError::Unreachable { .. } | ClientError::TooLong { .. }) => Duration::ZERO,
+                Err(_) => return outcome,
+            };
+            attempt += 1;
+            let again = attempt >= places;
+            if attempt > places || (again && wait > LONGEST_WAIT) {
+                return outcome;
+            }
+            if again {
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
+    /// The distinct addresses of the URL's name; none when its host is an address itself.
+    fn addresses(&self, text: &str) -> Result<Vec<SocketAddr>, ClientError> {
+        let url = Url::parse(text).map_err(|_| ClientError::Url(text.to_owned()))?;
+        let (Some(name), Some(port)) = (url.domain(), url.port_or_known_default()) else {
+            return Ok(Vec::new());
+        };
+        let known = self.names.addresses(name, port);
+        let known = known.ok_or_else(|| ClientError::UnknownName(format!("{name}:{port}")))?;
+        let mut distinct = Vec::new();
+        for address in known {
+            if !distinct.contains(address) {
+                distinct.push(*address);
+            }
+        }
+        Ok(distinct)
+    }
+
+    async fn post_at(
+        &self,
+        url: &str,
+        at: Option<SocketAddr>,
+        content_type: &str,
+        body: Vec<u8>,
+        limit: usize,
+    ) -> Result<Answer, ClientError> {
+        self.send(url, at, limit, |client, url| {
             client.post(url).header("content-type", content_type).body(body)
         })
         .await
     }
 
+    /// Sends to the one address `at` of the name, or to whichever of its addresses answers.
     async fn send(
         &self,
         text: &str,
+        at: Option<SocketAddr>,
+        limit: usize,
         request: impl FnOnce(&Client, Url) -> reqwest::RequestBuilder,
     ) -> Result<Answer, ClientError> {
         let wrong = || ClientError::Url(text.to_owned());
@@ -155,7 +235,14 @@ impl LabClient {
             ),
             false => None,
         };
-        let client = self.client(&format!("{host}:{port}"), addresses).map_err(unreachable)?;
+        let client = match &at {
+            Some(address) => self.client(
+                &format!("{host}:{port} at {address}"),
+                Some(std::slice::from_ref(address)),
+            ),
+            None => self.client(&format!("{host}:{port}"), addresses),
+        };
+        let client = client.map_err(unreachable)?;
         // A port in the URL would win over the resolver's, so it moves to the Host header.
         let explicit = url.port();
         if is_name {
@@ -165,10 +252,28 @@ impl LabClient {
         if let (true, Some(port)) = (is_name, explicit) {
             request = request.header(HOST, format!("{host}:{port}"));
         }
-        let answer = request.send().await.map_err(unreachable)?;
+        let mut answer = request.send().await.map_err(unreachable)?;
         let status = answer.status().as_u16();
-        let body = answer.bytes().await.map_err(unreachable)?.to_vec();
-        Ok(Answer { status, body })
+        let retry_after = answer
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
+            if chunk.len() > limit.saturating_sub(body.len()) {
+                return Err(ClientError::TooLong {
+                    url: text.to_owned(),
+                    limit,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            status,
+            body,
+            retry_after,
+        })
     }
 
     fn client(&self, authority: &str, addresses: Option<&[SocketAddr]>) -> Result<Client, reqwest::Error> {
@@ -191,6 +296,9 @@ impl LabClient {
         Ok(client)
     }
 }
+
+/// The longest Retry-After that is waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The addresses that the name table gave; the system is never asked.
 struct Fixed(Vec<SocketAddr>);
@@ -265,7 +373,7 @@ mod tests {
         ]);
         let client = LabClient::new(NameTable(table), None, Clock::system()).unwrap();
         let answer = client
-            .get("http://hgs.bastion.local/Attestation/Getinfo")
+            .get("http://hgs.bastion.local/Attestation/Getinfo", 4096)
             .await
             .unwrap();
         let head = String::from_utf8(answer.body).unwrap();
@@ -274,22 +382,111 @@ mod tests {
             head.to_ascii_lowercase().contains("host: hgs.bastion.local\r\n"),
             "{head}"
         );
-        let answer = client.get("http://HGS.bastion.local:8080/x").await.unwrap();
+        let answer = client.get("http://HGS.bastion.local:8080/x", 4096).await.unwrap();
         let head = String::from_utf8(answer.body).unwrap().to_ascii_lowercase();
         assert!(head.contains("host: hgs.bastion.local:8080\r\n"), "{head}");
         assert_eq!(head.matches("host:").count(), 1);
     }
 
+    /// Answers one request after the other with the next of `answers`, then not at all; counts them.
+    fn scripted(answers: Vec<Vec<u8>>) -> (SocketAddr, Arc<Mutex<usize>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let count = Arc::new(Mutex::new(0));
+        let seen = count.clone();
+        thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                *seen.lock().unwrap() += 1;
+                let mut request = Vec::new();
+                let mut byte = [0];
+                while !request.ends_with(b"\r\n\r\nquestion") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                    request.extend(byte);
+                }
+                // A client that has read enough hangs up.
+                let _ = stream.write_all(&answer);
+            }
+        });
+        (address, count)
+    }
+
+    fn told(status: &str, more: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status}\r\n{more}content-length: 2\r\nconnection: close\r\n\r\nok").into_bytes()
+    }
+
+    fn of(addresses: Vec<SocketAddr>) -> LabClient {
+        let table = BTreeMap::from([("kps.bastion.local:80".to_owned(), addresses)]);
+        LabClient::new(NameTable(table), None, Clock::system()).unwrap()
+    }
+
+    async fn ask(client: &LabClient) -> Result<Answer, ClientError> {
+        let url = "http://kps.bastion.local/KeyProtection";
+        client
+            .post_with_retries(url, "text/xml", b"question".to_vec(), 100)
+            .await
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_asked_when_one_is_dead_or_in_trouble() {
+        let dead = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let (good, count) = scripted(vec![told("200 OK", ""); 2]);
+        assert_eq!(ask(&of(vec![dead, good])).await.unwrap().status, 200);
+        let (troubled, asked) = scripted(vec![told("500 Internal Server Error", "")]);
+        assert_eq!(ask(&of(vec![troubled, good])).await.unwrap().status, 200);
+        assert_eq!((*asked.lock().unwrap(), *count.lock().unwrap()), (1, 2));
+        assert!(matches!(
+            ask(&of(vec![dead])).await,
+            Err(ClientError::Unreachable { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_busy_service_is_asked_again_after_its_time_and_not_for_ever() {
+        let busy = |seconds: u32| told("503 Service Unavailable", &format!("retry-after: {seconds}\r\n"));
+        let (address, count) = scripted(vec![busy(1), told("200 OK", "")]);
+        let begin = std::time::Instant::now();
+        assert_eq!(ask(&of(vec![address, address])).await.unwrap().status, 200);
+        assert!(begin.elapsed() >= Duration::from_secs(1));
+        assert_eq!(*count.lock().unwrap(), 2);
+        // One address, so one retry.
+        let (address, count) = scripted(vec![busy(0); 3]);
+        assert_eq!(ask(&of(vec![address])).await.unwrap().status, 503);
+        assert_eq!(*count.lock().unwrap(), 2);
+        let (address, count) = scripted(vec![busy(3600); 2]);
+        assert_eq!(ask(&of(vec![address])).await.unwrap().status, 503);
+        assert_eq!(*count.lock().unwrap(), 1);
+        // A verdict is no trouble.
+        let (address, count) = scripted(vec![told("403 Forbidden", ""); 2]);
+        assert_eq!(ask(&of(vec![address])).await.unwrap().status, 403);
+        assert_eq!(*count.lock().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read_to_its_end() {
+        let endless = [b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b'x'; 1 << 20]].concat();
+        let (address, _) = scripted(vec![endless; 2]);
+        let client = of(vec![address]);
+        let url = "http://kps.bastion.local/KeyProtection";
+        let error = client
+            .post(url, "text/xml", b"question".to_vec(), 1000)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ClientError::TooLong { limit: 1000, .. }), "{error}");
+    }
+
     #[tokio::test]
     async fn a_name_outside_the_table_is_never_looked_up() {
         let client = LabClient::new(NameTable::default(), None, Clock::system()).unwrap();
-        let error = client.get("http://localhost:1/").await.unwrap_err();
+        let error = client.get("http://localhost:1/", 4096).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the name localhost:1 is not in the fabric's name table"
         );
         assert!(matches!(
-            client.get("file:///etc/passwd").await,
+            client.get("file:///etc/passwd", 4096).await,
             Err(ClientError::Url(_))
         ));
     }
@@ -332,12 +529,16 @@ mod tests {
         let names = NameTable(BTreeMap::from([("hgs.bastion.local:443".to_owned(), vec![address])]));
         let clock = Clock::system();
         let client = LabClient::new(names.clone(), Some(&root), clock.clone()).unwrap();
-        assert_eq!(client.get(url).await.unwrap().status, 404, "the server has no page");
+        assert_eq!(
+            client.get(url, 4096).await.unwrap().status,
+            404,
+            "the server has no page"
+        );
         let stranger = LabClient::new(names, None, clock.clone()).unwrap();
-        let error = stranger.get(url).await.unwrap_err().to_string();
+        let error = stranger.get(url, 4096).await.unwrap_err().to_string();
         assert!(error.contains("UnknownIssuer"), "{error}");
         clock.advance(Duration::from_secs(20 * 366 * 86_400));
-        let error = client.get(url).await.unwrap_err().to_string();
+        let error = client.get(url, 4096).await.unwrap_err().to_string();
         assert!(error.contains("xpired"), "{error}");
     }
 }

@@ -17,10 +17,15 @@ use guarded_host_sim::{
     store::{Opened, SEALING_PCRS, StateError, Store},
     swtpm::{Swtpm, SwtpmError, TpmMaker},
     tpm_channel::TpmChannel,
+    vm::{
+        VmId,
+        started::{StartedError, note_opened, note_started},
+    },
 };
 use hgs_protocol::{
     crypto::RsaPublicKey,
     env::OsRandom,
+    secret::TransportKey,
     tpm::{
         EK_HANDLE, PcrSelection, ResponseCode, SRK_HANDLE, command,
         command::SessionKind,
@@ -262,6 +267,28 @@ fn an_older_copy_of_the_state_is_refused_and_a_pending_one_taken_up() {
         .unwrap();
     let refused = host.boot(&dials).err().unwrap();
     assert!(matches!(refused, StateError::NoCounter { .. }), "{refused}");
+}
+
+#[test]
+fn what_a_vm_used_up_stays_used_up_over_a_reboot() {
+    let Some(host) = Host::new("what_a_vm_used_up_stays_used_up_over_a_reboot") else {
+        return;
+    };
+    let rng = &mut OsRandom;
+    let dials = Dials::default();
+    let (vm, used, fresh) = (VmId::random(rng), TransportKey::random(rng), TransportKey::random(rng));
+    let (mut opened, _) = host.boot(&dials).unwrap();
+    note_opened(&mut opened.store, vm, 4, &used, None, rng).unwrap();
+
+    let (mut opened, _) = host.boot(&dials).unwrap();
+    let again = note_opened(&mut opened.store, vm, 4, &used, None, rng);
+    assert_eq!(again, Err(StartedError::AnswerUsed));
+    note_started(&mut opened.store, vm, 5, rng).unwrap();
+
+    let (mut opened, _) = host.boot(&dials).unwrap();
+    let older = note_opened(&mut opened.store, vm, 4, &fresh, None, rng).unwrap_err();
+    assert!(older.to_string().contains("has had generation 5"), "{older}");
+    note_opened(&mut opened.store, vm, 5, &fresh, None, rng).unwrap();
 }
 
 #[test]

@@ -138,3 +138,25 @@ async fn a_vm_is_on_exactly_one_host_after_a_kill_during_a_migration() {
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
+
+/// Whoever asks for a power-on may hang up: the operation ends all the same, and the VM runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_on_goes_on_when_its_caller_has_hung_up() {
+    let (stage, mut hosts) = Stage::set(&["host01"]).await;
+    let host = hosts.remove(0);
+    let before = stage.current();
+    let hung_up = tokio::time::timeout(Duration::from_millis(30), stage.power_on(&host)).await;
+    assert!(hung_up.is_err(), "the power-on was faster than its caller: {hung_up:?}");
+    wait_until(30, "the new generation counts", || stage.current() != before);
+    // Nothing is half done: the VM runs soon, and a second power-on says so.
+    for _ in 0..100 {
+        if let Err(refused) = stage.power_on(&host).await
+            && refused.contains("is Running on this host")
+        {
+            stage.prove(&host).await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the VM does not run");
+}

@@ -274,7 +274,10 @@ impl Agent {
             ProtocolVersion::V1 => "v1.0",
         };
         let url = format!("{}/{version}/{operation}", base.trim_end_matches('/'));
-        let answer = self.client.post(&url, "application/json", request.encode()).await?;
+        let answer = self
+            .client
+            .post(&url, "application/json", request.encode(), LARGEST_REPLY)
+            .await?;
         Reply::parse(&answer.body).map_err(|e| {
             AttestError::Service(format!(
                 "{url} answered HTTP {} and no protocol reply: {e}",
@@ -317,6 +320,9 @@ fn tpm_request(
         }
     }
 }
+
+/// Far above any reply of the protocol: session contexts and two certificates.
+const LARGEST_REPLY: usize = 4 << 20;
 
 fn health(content: Vec<(CertificateKind, Vec<u8>)>, requested: &[CertificateKind]) -> Result<Health, AttestError> {
     let kinds: Vec<_> = content.iter().map(|(kind, _)| *kind).collect();

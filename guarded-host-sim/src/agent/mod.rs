@@ -10,8 +10,8 @@ mod vm;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 pub use attest::{AttestError, Outcome, ProtocolVersion};
-use hgs_protocol::env::Clock;
 pub use hgs_protocol::status::{AttestationStatus, Substatus};
+use hgs_protocol::{env::Clock, wire::kps::MAX_RESPONSE};
 pub use rtpm::RtpmError;
 use tokio::sync::Mutex;
 
@@ -149,6 +149,7 @@ impl Agent {
     }
 
     /// Sends a document to an operation of key protection (`v1.0/RollTransportKey`, say); answers HTTP status and body.
+    /// Retries as the protocol says (MS-KPS 3.2.5.1).
     pub async fn key_protection(&self, operation: &str, document: Vec<u8>) -> Result<(u16, Vec<u8>), String> {
         let base = self
             .args
@@ -156,7 +157,9 @@ impl Agent {
             .as_deref()
             .ok_or("no key protection service is configured")?;
         let url = format!("{}/{operation}", base.trim_end_matches('/'));
-        let sent = self.client.post(&url, "application/xml; charset=utf-8", document);
+        let sent = self
+            .client
+            .post_with_retries(&url, "application/xml; charset=utf-8", document, MAX_RESPONSE);
         let answer = sent.await.map_err(|e| e.to_string())?;
         Ok((answer.status, answer.body))
     }

@@ -6,7 +6,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use actix_web::{
-    HttpResponse, get, post,
+    HttpResponse,
+    error::{InternalError, JsonPayloadError},
+    get, post,
     web::{Data, Json, JsonConfig, Path, ServiceConfig},
 };
 use hgs_protocol::{
@@ -24,7 +26,8 @@ use crate::{
         VmName,
         guest::GuestReport,
         operation::{self, Host, MigrationOffer, Target, VmError},
-        request::{Blob, VmReply, VmRequest},
+        package::{LARGEST_PACKAGE, PackageError},
+        request::{Blob, VmReply, VmRequest, in_base64},
         volume::Volume,
     },
 };
@@ -42,7 +45,16 @@ impl VmLocks {
 /// The routes about VMs, below `/v1`.
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
-        .app_data(JsonConfig::default().limit(LARGEST_OFFER))
+        .app_data(JsonConfig::default().limit(LARGEST_OFFER).error_handler(|error, _| {
+            let reason = match error {
+                JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
+                    PackageError::TooLarge.to_string()
+                }
+                other => other.to_string(),
+            };
+            let reply = HttpResponse::BadRequest().json(json!({ "error": reason }));
+            InternalError::from_response(reason, reply).into()
+        }))
         .service(list)
         .service(power_on)
         .service(power_off)
@@ -60,45 +72,49 @@ async fn list(agent: Data<Agent>) -> HttpResponse {
 /// Start-VM.
 #[post("/v1/vms/{name}/power-on")]
 async fn power_on(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    let lock = agent.vm_locks.of(&name).await;
-    let _one_at_a_time = lock.lock().await;
-    answer(match agent.volume() {
-        Ok(volume) => operation::power_on(&**agent, &volume, &name, &mut OsRandom).await,
-        Err(error) => Err(error),
+    to_the_end(async move {
+        let lock = agent.vm_locks.of(&name).await;
+        let _one_at_a_time = lock.lock().await;
+        let volume = agent.volume()?;
+        operation::power_on(&**agent, &volume, &name, &mut OsRandom).await
     })
+    .await
 }
 
 /// Stop-VM, in an orderly way.
 #[post("/v1/vms/{name}/power-off")]
 async fn power_off(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    let lock = agent.vm_locks.of(&name).await;
-    let _one_at_a_time = lock.lock().await;
-    answer(match agent.volume() {
-        Ok(volume) => operation::power_off(&**agent, &volume, &name, &mut OsRandom).await,
-        Err(error) => Err(error),
+    to_the_end(async move {
+        let lock = agent.vm_locks.of(&name).await;
+        let _one_at_a_time = lock.lock().await;
+        let volume = agent.volume()?;
+        operation::power_off(&**agent, &volume, &name, &mut OsRandom).await
     })
+    .await
 }
 
 /// Move-VM to the host `target`, whose agent answers at `address`.
 #[post("/v1/vms/{name}/migrate")]
 async fn migrate(agent: Data<Agent>, name: Path<VmName>, target: Json<Target>) -> HttpResponse {
-    let lock = agent.vm_locks.of(&name).await;
-    let _one_at_a_time = lock.lock().await;
-    answer(match agent.volume() {
-        Ok(volume) => operation::migrate(&**agent, &volume, &name, &target, &mut OsRandom).await,
-        Err(error) => Err(error),
+    to_the_end(async move {
+        let lock = agent.vm_locks.of(&name).await;
+        let _one_at_a_time = lock.lock().await;
+        let volume = agent.volume()?;
+        operation::migrate(&**agent, &volume, &name, &target, &mut OsRandom).await
     })
+    .await
 }
 
 /// Another host offers a VM.
 #[post("/v1/migrations")]
 async fn receive(agent: Data<Agent>, offer: Json<MigrationOffer>) -> HttpResponse {
-    let lock = agent.vm_locks.of(&offer.vm).await;
-    let _one_at_a_time = lock.lock().await;
-    answer(match agent.volume() {
-        Ok(volume) => operation::receive(&**agent, &volume, offer.into_inner(), &mut OsRandom).await,
-        Err(error) => Err(error),
+    to_the_end(async move {
+        let lock = agent.vm_locks.of(&offer.vm).await;
+        let _one_at_a_time = lock.lock().await;
+        let volume = agent.volume()?;
+        operation::receive(&**agent, &volume, offer.into_inner(), &mut OsRandom).await
     })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -183,7 +199,7 @@ impl Host for Agent {
         let body = serde_json::to_vec(offer).map_err(|e| lost(e.to_string()))?;
         let answer = self
             .client
-            .post(&url, "application/json", body)
+            .post(&url, "application/json", body, LARGEST_VERDICT)
             .await
             .map_err(|e| lost(e.to_string()))?;
         if answer.status == 200 {
@@ -200,6 +216,17 @@ impl Host for Agent {
 #[derive(Deserialize)]
 struct Refusal {
     error: String,
+}
+
+/// Runs an operation on a VM to its end, also when whoever asked has hung up: a handler that is
+/// dropped half-way would leave keys in the store that nothing starts or forgets.
+async fn to_the_end<T: Serialize + 'static>(
+    operation: impl Future<Output = Result<T, VmError>> + 'static,
+) -> HttpResponse {
+    match actix_web::rt::spawn(operation).await {
+        Ok(result) => answer(result),
+        Err(error) => answer::<T>(Err(VmError::Unreachable(format!("the operation ended early: {error}")))),
+    }
 }
 
 /// 200 with what was asked for, or a refusal whose status says whose it is.
@@ -222,5 +249,7 @@ fn answer<T: Serialize>(result: Result<T, VmError>) -> HttpResponse {
     }
 }
 
-/// A suspended guest in base64.
-const LARGEST_OFFER: usize = 64 << 20;
+/// A package in base64 with what stands around it.
+const LARGEST_OFFER: usize = in_base64(LARGEST_PACKAGE) + (64 << 10);
+/// A guest's report or a refusal.
+const LARGEST_VERDICT: usize = 64 << 10;

@@ -9,9 +9,13 @@ use std::{
     path::Path,
 };
 
+use hgs_protocol::{protector::MAX_PROTECTOR, wire::kps::MAX_RESPONSE};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::vm::request::{VmReply, VmRequest};
+use crate::vm::{
+    package::LARGEST_PACKAGE,
+    request::{VmReply, VmRequest, in_base64},
+};
 
 /// A question to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +69,10 @@ impl StoreClient {
 /// Writes one message.
 pub(super) fn write_frame<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
     let json = serde_json::to_vec(message)?;
-    let length = u32::try_from(json.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    if json.len() > MAX_FRAME {
+        return Err(too_long(json.len()));
+    }
+    let length = u32::try_from(json.len()).map_err(|_| too_long(json.len()))?;
     stream.write_all(&length.to_be_bytes())?;
     stream.write_all(&json)
 }
@@ -78,19 +85,25 @@ pub(super) fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Re
     }
     stream.read_exact(&mut length[1..])?;
     let length = u32::from_be_bytes(length);
-    if length > MAX_FRAME {
-        return Err(io::ErrorKind::InvalidData.into());
+    let bytes = usize::try_from(length).unwrap_or(usize::MAX);
+    if bytes > MAX_FRAME {
+        return Err(too_long(bytes));
     }
     let mut json = Vec::new();
     let read = stream.take(u64::from(length)).read_to_end(&mut json)?;
-    if u32::try_from(read) != Ok(length) {
+    if read != bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(Some(serde_json::from_slice(&json)?))
 }
 
-/// Room for a protector with several wrappings and a VM's state, in base64.
-const MAX_FRAME: u32 = 16 << 20;
+fn too_long(bytes: usize) -> io::Error {
+    let text = format!("a message of {bytes} bytes is longer than the {MAX_FRAME} that a VBS store takes");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// Room for the largest request, in base64: protector, answer and package.
+const MAX_FRAME: usize = in_base64(MAX_PROTECTOR) + in_base64(MAX_RESPONSE) + in_base64(LARGEST_PACKAGE) + (64 << 10);
 
 #[cfg(test)]
 mod tests {
@@ -115,7 +128,8 @@ mod tests {
             assert_eq!(read_frame::<StoreRequest>(&mut two).unwrap(), Some(request));
         }
         one.write_all(&[0xFF; 4]).unwrap();
-        assert!(read_frame::<StoreRequest>(&mut two).is_err());
+        let refused = read_frame::<StoreRequest>(&mut two).unwrap_err();
+        assert!(refused.to_string().contains("longer than the"), "{refused}");
         drop(one);
     }
 }

@@ -16,6 +16,10 @@ use zeroize::Zeroizing;
 
 use super::{VmId, fields, state::VtpmState};
 
+/// The largest package, in bytes. What an agent takes from a peer and what a store takes from its
+/// agent follow from it.
+pub const LARGEST_PACKAGE: usize = 8 << 20;
+
 const MAGIC: &[u8; 8] = b"HGSVMMG1";
 const HEADER: usize = 8 + 16 + 16 + 8;
 const LABEL: &str = "HGS-VM-MIGRATION source-to-target";
@@ -66,6 +70,9 @@ pub enum PackageError {
     /// No package, or cut short.
     #[error("the bytes are no migration package")]
     Format,
+    /// Longer than [`LARGEST_PACKAGE`].
+    #[error("the migration package is larger than the {LARGEST_PACKAGE} bytes that a host takes")]
+    TooLarge,
     /// Another key, another migration, or a byte was changed.
     #[error("the migration package does not open under this VM's transport key")]
     Sealed,
@@ -119,6 +126,9 @@ impl Package {
 
     /// Opens what [`Package::seal`] made under the same key.
     pub fn open(sealed: &[u8], key: &TransportKey) -> Result<Package, PackageError> {
+        if sealed.len() > LARGEST_PACKAGE {
+            return Err(PackageError::TooLarge);
+        }
         let header = PackageHeader::read(sealed)?;
         let (clear, body) = sealed.split_at_checked(HEADER).ok_or(PackageError::Format)?;
         let body = gcm_open(&header.key(key), clear, body).map_err(|_| PackageError::Sealed)?;
@@ -162,6 +172,8 @@ mod tests {
         let sealed = package(1, vec![5; 30]).seal(&key, rng);
         assert!(Package::open(&sealed, &key).is_ok());
         assert!(matches!(Package::open(&sealed, &other), Err(PackageError::Sealed)));
+        let long = [sealed.clone(), vec![0; LARGEST_PACKAGE]].concat();
+        assert!(matches!(Package::open(&long, &key), Err(PackageError::TooLarge)));
         for at in 0..sealed.len() {
             let mut bad = sealed.clone();
             bad[at] ^= 1;

@@ -17,6 +17,11 @@ use super::{
     started::Vault,
 };
 
+/// The length of `bytes` bytes in base64.
+pub const fn in_base64(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
+}
+
 /// Bytes that travel as base64.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Blob(pub Vec<u8>);

@@ -26,7 +26,7 @@ use super::{
     VmId, VmName,
     disk::{DiskError, LockedDisk},
     guest::{Guest, GuestError, GuestReport},
-    package::{MigrationId, Package, PackageError, PackageHeader},
+    package::{LARGEST_PACKAGE, MigrationId, Package, PackageError, PackageHeader},
     started::{StartedError, Vault, note_opened, note_started},
     state::{GuestState, StateError, StateHeader, VtpmState},
     vtpm::{Vtpm, VtpmError},
@@ -283,6 +283,9 @@ impl ShieldedVms {
         };
         self.vms.insert(id, suspended);
         commit_point("migration:saved");
+        if sealed.len() > LARGEST_PACKAGE {
+            return Err(PackageError::TooLarge.into());
+        }
         Ok(sealed)
     }
 

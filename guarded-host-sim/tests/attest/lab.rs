@@ -259,7 +259,11 @@ impl Host {
 
     pub(crate) async fn attest(&self) -> Value {
         let url = format!("{}/v1/attest", self.agent);
-        let answer = self.client.post(&url, "application/json", Vec::new()).await.unwrap();
+        let answer = self
+            .client
+            .post(&url, "application/json", Vec::new(), 1 << 20)
+            .await
+            .unwrap();
         serde_json::from_slice(&answer.body).unwrap()
     }
 }
