@@ -2,6 +2,7 @@
 //! keys of a shielded VM. `roll` is the story; everything else is its shell.
 
 pub mod admin;
+pub mod backup;
 pub mod guardian;
 pub mod http;
 pub mod refusal;
@@ -55,16 +56,22 @@ pub struct App {
     pub(crate) admitted: Semaphore,
 }
 
-/// Opens the database, makes the certificates on the first start, and binds the listeners.
-pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) -> anyhow::Result<Bound> {
-    let env = env.into();
+/// Opens the database of `settings` and brings its tables up to date.
+pub async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
     let database = Database::open(
         &settings.database_url,
         &sqlx::migrate!("../migrations/kps/sqlite"),
         &sqlx::migrate!("../migrations/kps/postgres"),
     )
     .await?;
-    let store = Store::new(database.clone());
+    Ok(Store::new(database))
+}
+
+/// Opens the database, makes the certificates on the first start, and binds the listeners.
+pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) -> anyhow::Result<Bound> {
+    let env = env.into();
+    let store = open_store(settings).await?;
+    let database = store.database().clone();
     let vault = Vault {
         kek: settings.kek.clone(),
         token: Token::open(&options.token)?,

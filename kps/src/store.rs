@@ -141,6 +141,22 @@ impl Change {
 /// Raises the revision; the row stays locked until the transaction ends.
 const RAISE: &str = "UPDATE standing SET revision = revision + 1 WHERE one = 1";
 
+const INSERT_CERTIFICATE: &str = "INSERT INTO guardian_certificate \
+     (thumbprint, role, is_primary, is_enabled, certificate, sealed_key, token_key, request_id, added_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+const INSERT_SIGNER: &str = "INSERT INTO attestation_signer (thumbprint, certificate, deny_issued_before, added_at) \
+     VALUES ($1, $2, $3, $4) ON CONFLICT (thumbprint) DO NOTHING";
+
+impl KeyPlace {
+    /// The columns `sealed_key` and `token_key`, of which one is filled.
+    fn columns(&self) -> (Option<&[u8]>, Option<&str>) {
+        match self {
+            KeyPlace::Sealed(sealed) => (Some(sealed), None),
+            KeyPlace::Token(id) => (None, Some(id)),
+        }
+    }
+}
+
 impl Store {
     /// Over an open database whose tables are up to date.
     pub fn new(database: Database) -> Store {
@@ -221,18 +237,11 @@ impl Store {
 
     /// Adds a certificate; false where it, its request or (for a primary one) another primary is there already.
     pub async fn add_certificate(&self, new: &StoredCertificate, now: UnixTime) -> Result<bool, sqlx::Error> {
-        let (sealed, token) = match &new.key {
-            KeyPlace::Sealed(sealed) => (Some(sealed.as_slice()), None),
-            KeyPlace::Token(id) => (None, Some(id.as_str())),
-        };
+        let (sealed, token) = new.key.columns();
         on_database!(&self.0, write, pool => {
             let mut transaction = pool.begin().await?;
             sqlx::query(RAISE).execute(&mut *transaction).await?;
-            let added = sqlx::query(
-                "INSERT INTO guardian_certificate \
-                 (thumbprint, role, is_primary, is_enabled, certificate, sealed_key, token_key, request_id, added_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-            )
+            let added = sqlx::query(INSERT_CERTIFICATE)
             .bind(&new.thumbprint)
             .bind(new.role.word())
             .bind(new.is_primary)
@@ -247,6 +256,62 @@ impl Store {
             .rows_affected();
             transaction.commit().await?;
             Ok(added == 1)
+        })
+    }
+
+    /// Fills an empty database in one transaction; false, and nothing done, where there is a certificate already.
+    pub async fn fill(
+        &self,
+        certificates: &[StoredCertificate],
+        signers: &[StoredSigner],
+        settings: &StoredSettings,
+        now: UnixTime,
+    ) -> Result<bool, sqlx::Error> {
+        let modes: String = settings.accepted_modes.iter().map(|mode| format!("{mode} ")).collect();
+        on_database!(&self.0, write, pool => {
+            let mut transaction = pool.begin().await?;
+            sqlx::query(
+                "UPDATE standing SET accepted_modes = $1, max_offline_unwraps = $2, allow_sha1_oaep = $3, \
+                 revision = revision + 1 WHERE one = 1",
+            )
+            .bind(modes)
+            .bind(settings.max_offline_unwraps.map(i64::from))
+            .bind(settings.allow_sha1_oaep)
+            .execute(&mut *transaction)
+            .await?;
+            let there: i64 = sqlx::query("SELECT count(*) FROM guardian_certificate")
+                .fetch_one(&mut *transaction)
+                .await?
+                .try_get(0)?;
+            if there > 0 {
+                return Ok(false);
+            }
+            for row in certificates {
+                let (sealed, token) = row.key.columns();
+                sqlx::query(INSERT_CERTIFICATE)
+                    .bind(&row.thumbprint)
+                    .bind(row.role.word())
+                    .bind(row.is_primary)
+                    .bind(row.is_enabled)
+                    .bind(&row.certificate)
+                    .bind(sealed)
+                    .bind(token)
+                    .bind(&row.request_id)
+                    .bind(now.0)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            for row in signers {
+                sqlx::query(INSERT_SIGNER)
+                    .bind(&row.thumbprint)
+                    .bind(&row.certificate)
+                    .bind(row.deny_issued_before.map(|t| t.0))
+                    .bind(now.0)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await?;
+            Ok(true)
         })
     }
 
@@ -321,10 +386,7 @@ impl Store {
         on_database!(&self.0, write, pool => {
             let mut transaction = pool.begin().await?;
             sqlx::query(RAISE).execute(&mut *transaction).await?;
-            let added = sqlx::query(
-                "INSERT INTO attestation_signer (thumbprint, certificate, deny_issued_before, added_at) \
-                 VALUES ($1, $2, $3, $4) ON CONFLICT (thumbprint) DO NOTHING",
-            )
+            let added = sqlx::query(INSERT_SIGNER)
             .bind(&signer.thumbprint)
             .bind(&signer.certificate)
             .bind(signer.deny_issued_before.map(|t| t.0))

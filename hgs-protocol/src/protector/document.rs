@@ -269,9 +269,14 @@ pub(super) fn signed_form(wrappings: &[Wrapping]) -> Vec<u8> {
     text.into_bytes()
 }
 
-pub(super) fn write_signature(out: &mut String, signature: &Signature) {
+fn write_signature(out: &mut String, signature: &Signature) {
+    write_signature_named(out, "Signature", signature);
+}
+
+/// An element of the type p:Signature under that name.
+pub(super) fn write_signature_named(out: &mut String, name: &str, signature: &Signature) {
     out.push_str(&format!(
-        "<Signature Algorithm=\"{}\"><SignatureValue>{}</SignatureValue></Signature>",
+        "<{name} Algorithm=\"{}\"><SignatureValue>{}</SignatureValue></{name}>",
         escape_attribute(signature.algorithm.uri()),
         base64_text(&signature.value)
     ));
@@ -312,11 +317,16 @@ fn read_wrapping(node: Node<'_>) -> Result<Wrapping, ProtectorError> {
 /// The one p:Signature child of `node`.
 pub(super) fn read_only_signature(node: Node<'_>) -> Result<Signature, ProtectorError> {
     let mut children = node.children()?;
-    let signature = children.required(NS_PROTECTOR, "Signature")?;
-    let uri = signature.required_attribute("Algorithm")?;
-    let algorithm = SignatureAlgorithm::from_uri(uri).ok_or_else(|| unknown(uri))?;
-    let value = read_signature_value(signature)?;
+    let signature = read_signature(children.required(NS_PROTECTOR, "Signature")?)?;
     children.end()?;
+    Ok(signature)
+}
+
+/// An element of the type p:Signature, whatever its name.
+pub(super) fn read_signature(node: Node<'_>) -> Result<Signature, ProtectorError> {
+    let uri = node.required_attribute("Algorithm")?;
+    let algorithm = SignatureAlgorithm::from_uri(uri).ok_or_else(|| unknown(uri))?;
+    let value = read_signature_value(node)?;
     Ok(Signature { algorithm, value })
 }
 
@@ -348,7 +358,7 @@ fn read_encrypted_data(node: Node<'_>) -> Result<(KeyTransport, Vec<u8>), Protec
         };
         for (namespace, name, algorithm) in known {
             if let Some(method) = parameters.optional(namespace, name) {
-                expect_algorithm(method, algorithm)?;
+                expect_only_algorithm(method, algorithm)?;
             }
         }
         if let Some(other) = parameters.next() {
@@ -375,7 +385,7 @@ fn read_transport_key_signature(node: Node<'_>) -> Result<Vec<u8>, ProtectorErro
             }
             let mut methods = concat.children()?;
             if let Some(method) = methods.optional(NS_DSIG, "DigestMethod") {
-                expect_algorithm(method, SHA256)?;
+                expect_only_algorithm(method, SHA256)?;
             }
             methods.end()?;
         }
@@ -416,6 +426,12 @@ fn expect_algorithm(node: Node<'_>, algorithm: &str) -> Result<(), ProtectorErro
         uri if uri == algorithm => Ok(()),
         other => Err(unknown(other)),
     }
+}
+
+/// As [`expect_algorithm`], of an element without content.
+fn expect_only_algorithm(node: Node<'_>, algorithm: &str) -> Result<(), ProtectorError> {
+    expect_algorithm(node, algorithm)?;
+    Ok(node.children()?.end()?)
 }
 
 fn unknown(what: &str) -> ProtectorError {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     crypto::{CryptoError, same, sha256},
     env::{Random, UnixTime},
+    secret::Secret32,
 };
 
 /// Why a certificate or key pair was not taken.
@@ -136,6 +137,11 @@ impl KeyPair {
     /// PKCS#8 DER of the private key, for sealing at rest and nothing else; none for a key in a token.
     pub fn expose_pkcs8(&self) -> Option<&[u8]> {
         self.private.expose_pkcs8()
+    }
+
+    /// Opens a 32-byte key that was encrypted to the certificate.
+    pub fn decrypt_key(&self, encrypted: &[u8]) -> Result<Secret32, CryptoError> {
+        self.private.decrypt_key(encrypted)
     }
 
     pub(super) fn private(&self) -> &PrivateKey {

@@ -7,7 +7,7 @@
 
 use super::{
     NS_PROTECTOR,
-    document::{DECLARATION, ProtectorError, Signature, read_only_signature, write_signature},
+    document::{DECLARATION, ProtectorError, Signature, read_signature, write_signature_named},
     guardian::{Certificate, Guardian, GuardianError, GuardianKeys, KeyPair},
     suite::{SHA256, SignatureAlgorithm},
 };
@@ -166,9 +166,8 @@ fn guardian_information(signing: &KeyPair, encryption: &KeyPair, others: &[KeyPa
             algorithm: signing.signature_algorithm(),
             value: signing.sign(certificate.der()).map_err(|_| MetadataError::Refused)?,
         };
-        out.push_str(&format!("<{name}>"));
-        write_signature(&mut out, &signature);
-        out.push_str(&format!("</{name}>"));
+        // The element is the signature itself (MS-KPS 6.4), unlike those of a wrapping, which hold one.
+        write_signature_named(&mut out, name, &signature);
     }
     if !others.is_empty() {
         out.push_str("<OtherSigningCertificates>");
@@ -190,8 +189,7 @@ fn read_guardian_information(node: Node<'_>, name: &str) -> Result<(Guardian, Ve
     let signing = Certificate::parse(&children.required(NS_PROTECTOR, "SigningCertificate")?.base64()?)?;
     let mut signature = |name| -> Result<Signature, MetadataError> {
         let node = children.required(NS_PROTECTOR, name)?;
-        node.only_attributes(&[])?;
-        read_only_signature(node).map_err(MetadataError::Signature)
+        read_signature(node).map_err(MetadataError::Signature)
     };
     let over_encryption = signature("EncryptionCertificateSignature")?;
     let own = signature("SigningCertificateSelfSignature")?;

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
 mod admin;
+mod backup;
 mod fabric;
 mod metadata;
 mod mutations;
 mod refusals;
 mod release;
 mod rotation;
+mod token;
