@@ -86,14 +86,15 @@ fn what_is_written_is_valid_and_what_is_bent_is_not() {
         let text = String::from_utf8(document.clone()).unwrap();
         let Some(good) = valid(schema, document) else { return };
         assert!(good, "{schema}: {text}");
-        // The last element gone, and one more than there may be.
-        let close = text.rfind("</").unwrap();
-        let last = text[..close].rfind("</").unwrap();
-        let name = &text[last + 2..close - 1];
-        let open = text[..last].rfind(&format!("<{name}")).unwrap();
+        // The first child gone, and twice.
+        let root = text.find("?><").map_or(0, |at| at + 2);
+        let start = root + text[root..].find('>').unwrap() + 1;
+        let name = &text[start + 1..start + text[start..].find('>').unwrap()];
+        let close = format!("</{name}>");
+        let end = start + text[start..].find(&close).unwrap() + close.len();
         for bent in [
-            format!("{}{}", &text[..open], &text[close..]),
-            format!("{}<{name}/>{}", &text[..open], &text[open..]),
+            format!("{}{}", &text[..start], &text[end..]),
+            format!("{}{}", &text[..end], &text[start..]),
             text.replacen("2014/07", "2014/08", 1),
         ] {
             assert_eq!(valid(schema, bent.as_bytes()), Some(false), "{schema}: {bent}");

@@ -270,6 +270,10 @@ fn tricks_of_canonicalisation_and_structure() {
             " xmlns:x=\"urn:x\" x:y=\"1\"",
             " xml:lang=\"en\"",
         ] {
+            // A default namespace that no name inside uses is no part of the exclusive canonical form.
+            if name.contains(':') && insert.starts_with(" xmlns=") {
+                continue;
+            }
             trick(
                 format!("{insert} on {name}"),
                 format!("{}{insert}{}", &text[..end], &text[end..]),
