@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use attestation::policy::POLICIES;
 use guarded_host_sim::machine::dials::Dials;
-use hgs_protocol::wire::hgsa::{ErrorKind, Reply};
+use hgs_protocol::{
+    crypto::sha256,
+    wire::hgsa::{ErrorKind, Reply},
+};
 use serde_json::{Value, json};
 
 use crate::lab::Service;
@@ -203,38 +206,45 @@ const TABLE: &[Row] = &[
             substatus: "DumpsEnabled, DumpEncryption, DumpEncryptionKey",
         },
     },
+    // From here on dumps are allowed.
     Row {
         policy: "DumpEncryption",
-        passing: |_| {},
+        passing: dumps_encrypted,
         failing: Case {
-            change: |d| d.dumps_disabled = false,
-            failed: &["NoDumps", "DumpEncryption", "DumpEncryptionKey"],
-            substatus: "DumpsEnabled, DumpEncryption, DumpEncryptionKey",
+            change: |d| {
+                dumps_encrypted(d);
+                d.dump_encryption = false;
+            },
+            failed: &["DumpEncryption"],
+            substatus: "DumpEncryption",
         },
         unmeasured: Case {
             change: |d| {
-                d.dumps_disabled = false;
+                dumps_encrypted(d);
                 omit(d, &["DUMP_ENCRYPTION_ENABLED"]);
             },
-            failed: &["NoDumps", "DumpEncryption", "DumpEncryptionKey"],
-            substatus: "DumpsEnabled, DumpEncryption, DumpEncryptionKey",
+            failed: &["DumpEncryption"],
+            substatus: "DumpEncryption",
         },
     },
     Row {
         policy: "DumpEncryptionKey",
-        passing: |_| {},
+        passing: dumps_encrypted,
         failing: Case {
             change: |d| {
-                (d.dumps_disabled, d.dump_encryption) = (false, true);
+                dumps_encrypted(d);
                 d.dump_encryption_key = Some(b"a key that nobody registered".to_vec());
             },
-            failed: &["NoDumps", "DumpEncryptionKey"],
-            substatus: "DumpsEnabled, DumpEncryptionKey",
+            failed: &["DumpEncryptionKey"],
+            substatus: "DumpEncryptionKey",
         },
         unmeasured: Case {
-            change: |d| (d.dumps_disabled, d.dump_encryption) = (false, true),
-            failed: &["NoDumps", "DumpEncryptionKey"],
-            substatus: "DumpsEnabled, DumpEncryptionKey",
+            change: |d| {
+                dumps_encrypted(d);
+                d.dump_encryption_key = None;
+            },
+            failed: &["DumpEncryptionKey"],
+            substatus: "DumpEncryptionKey",
         },
     },
 ];
@@ -249,6 +259,13 @@ const NO_VSM: Case = Case {
     ],
     substatus: "VirtualSecureMode, Iommu, HypervisorEnforcedCodeIntegrityPolicy",
 };
+
+const DUMP_KEY: &[u8] = b"the dump key of the lab";
+
+fn dumps_encrypted(dials: &mut Dials) {
+    (dials.dumps_disabled, dials.dump_encryption) = (false, true);
+    dials.dump_encryption_key = Some(DUMP_KEY.to_vec());
+}
 
 fn omit(dials: &mut Dials, names: &[&str]) {
     dials.omit = names.iter().map(|name| (*name).to_owned()).collect();
@@ -279,10 +296,16 @@ async fn every_policy_passes_fails_and_is_not_measured() {
         .await;
     service.admin("policies/Hgs_BitLockerEnabled/enable", json!({})).await;
 
+    let dump_key = json!({ "name": "lab", "sha256": hex::encode(sha256(DUMP_KEY)) });
+    service.admin("dump-keys", dump_key).await;
+
     let mut serials = BTreeSet::new();
     for (turn, row) in TABLE.iter().enumerate() {
         let host = &hosts[turn % hosts.len()].1;
         let policy = POLICIES.iter().find(|policy| policy.name == row.policy).unwrap();
+        if row.policy == "DumpEncryption" {
+            service.admin("policies/Hgs_NoDumps/disable", json!({})).await;
+        }
 
         let mut dials = Dials::default();
         (row.passing)(&mut dials);
