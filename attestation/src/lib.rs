@@ -78,6 +78,10 @@ pub struct Options {
     #[arg(long, env = "HGS_SIGNER_RENEWAL_DAYS", default_value_t = RENEWAL_DAYS,
           value_parser = clap::value_parser!(u64).range(1..=1800))]
     pub signer_renewal_days: u64,
+    /// Most exchanges (TPM mode) or requests (host-key mode) a minute of one registered key
+    #[arg(long, env = "HGS_REQUESTS_PER_MINUTE_PER_KEY", default_value_t = MOST_STARTS,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests_per_minute_per_key: u32,
     /// Most requests a minute from one address; 0 for no limit
     #[arg(long, env = "HGS_REQUESTS_PER_MINUTE_PER_ADDRESS", default_value_t = 0)]
     pub requests_per_minute_per_address: u32,
@@ -91,6 +95,7 @@ impl Default for Options {
         Options {
             health_certificate_minutes: LIFETIME_MINUTES,
             signer_renewal_days: RENEWAL_DAYS,
+            requests_per_minute_per_key: MOST_STARTS,
             requests_per_minute_per_address: 0,
             trusted_proxies: Vec::new(),
         }
@@ -179,7 +184,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         proxies: options.trusted_proxies.clone(),
         cache: Cache::default(),
         cores: Semaphore::new(cores),
-        keys: Limiter::new(MOST_STARTS),
+        keys: Limiter::new(options.requests_per_minute_per_key),
         state_keys: Mutex::default(),
         gauges,
         told: Mutex::default(),
@@ -529,7 +534,6 @@ fn record(subject: &Subject, decision: &Decision) -> serde_json::Value {
 const TOO_OFTEN: Refusal = Refusal::Unavailable("too many exchanges with this key in a minute");
 const LIFETIME_MINUTES: u64 = 480;
 const RENEWAL_DAYS: u64 = 60;
-/// Exchanges (TPM mode) or requests (host-key mode) a minute of one registered key.
 const MOST_STARTS: u32 = 20;
 const HOUR: i64 = 3600;
 const STATE_LIFE: i64 = 120;

@@ -107,9 +107,22 @@ impl Service {
     }
 
     pub(crate) async fn ask(&self, version: &str, request: &Request) -> Reply {
-        let url = format!("{}/Attestation/{version}/attest", self.url);
-        let response = self.client.post(url).body(request.encode()).send().await.unwrap();
-        Reply::parse(&response.bytes().await.unwrap()).unwrap()
+        let (_, body) = self.post(&format!("{version}/attest"), request.encode()).await;
+        Reply::parse(&body).unwrap()
+    }
+
+    /// Posts below `/Attestation`; status and body.
+    pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
+        let url = format!("{}/Attestation/{path}", self.url);
+        let request = self.client.post(url).timeout(std::time::Duration::from_secs(20));
+        let response = request.body(body).send().await.unwrap();
+        (response.status().as_u16(), response.bytes().await.unwrap().to_vec())
+    }
+
+    pub(crate) async fn ask_host_key(&self, request: &Request) -> Reply {
+        let (status, body) = self.post("v2.0/hostkeyattest", request.encode()).await;
+        assert_eq!(status, 200);
+        Reply::parse(&body).unwrap()
     }
 
     pub(crate) async fn admin_get(&self, path: &str) -> Value {
@@ -147,6 +160,34 @@ impl Service {
         request.send().await.unwrap().status().as_u16()
     }
 
+    /// Another process over the same database and key, as behind a load balancer; its URL.
+    pub(crate) async fn replica(&self) -> String {
+        let dir = self._dir.path();
+        let args = ServiceArgs {
+            data_dir: Some(dir.join("data")),
+            key_encryption_key_file: Some(dir.join("kek")),
+            admin_tokens: Some(dir.join("tokens")),
+            ..ServiceArgs::default()
+        };
+        let settings = args.resolve("attestation").unwrap();
+        let bound = attestation::start(&settings, &Options::default(), self.clock.clone())
+            .await
+            .unwrap();
+        let url = bound.service_url.clone();
+        tokio::spawn(bound.run());
+        url
+    }
+
+    /// Trusts the host's TPM maker under `NAME-0` and `NAME-1`.
+    pub(crate) async fn trust_maker(&self, host: &Host, name: &str) {
+        for (place, pem) in host.maker_certificates.iter().enumerate() {
+            let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+            let body = json!({ "name": format!("{name}-{place}"), "certificate": body });
+            let (status, answer) = self.admin_post("tpm-trust", &body).await;
+            assert_eq!(status, 201, "{answer}");
+        }
+    }
+
     /// Registers the bare endorsement key, by force.
     pub(crate) async fn register_forced(&self, host: &Host, name: &str) {
         let ek = BASE64_STANDARD.encode(host.ek.spki_der());
@@ -157,12 +198,7 @@ impl Service {
 
     /// Trusts the host's TPM maker, then registers host, baseline and policy as an administrator does.
     pub(crate) async fn register(&self, host: &Host, name: &str) {
-        for (place, pem) in host.maker_certificates.iter().enumerate() {
-            let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-            let body = json!({ "name": format!("{name}-maker-{place}"), "certificate": body });
-            let (status, answer) = self.admin_post("tpm-trust", &body).await;
-            assert_eq!(status, 201, "{answer}");
-        }
+        self.trust_maker(host, &format!("{name}-maker")).await;
         let policy = Dials::default().ci_policy.unwrap();
         for (path, body) in [
             (
@@ -284,6 +320,21 @@ impl Host {
                 .await;
         }
         reply
+    }
+
+    /// All honest answers of an exchange of either version, in order; nothing is finished.
+    pub(crate) async fn answers(&mut self, service: &Service, version: &str, session: SessionId) -> Vec<Context> {
+        let mut answers: Vec<Context> = Vec::new();
+        for _ in 0..3 {
+            let reply = service
+                .ask(version, &self.request(version, session, answers.last()))
+                .await;
+            let Reply::TpmContinue { context } = &reply else {
+                panic!("{reply:?}")
+            };
+            answers.push(self.answer(Context::parse(context).unwrap()));
+        }
+        answers
     }
 
     /// The server's context after `trips` answered ones, in an exchange of its own.

@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod artefacts;
+mod attack_table;
 mod attacks;
 mod fixture;
+mod host_keys;
+mod must;
 mod review;
+mod signers;
 mod tools;
 mod urls;
 
