@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, App, Paging, Problem, Refused, added, decode, invalid, removed, valid_name};
 use crate::{
-    ek::{EndorsementKey, EndorsementKeyError, VendorCertificate, prove},
+    ek::{EndorsementKey, EndorsementKeyError},
+    ek_chain::{Anchor, ParsedCertificate, judge},
     platform::PlatformIdentifier,
     store::{Kind, KnownHost, Page, PolicyVersion, Registered},
 };
@@ -92,8 +93,14 @@ async fn endorsement_key(app: &App, new: &NewHost) -> Result<(EndorsementKey, Op
     let (named, proof) = match &certificate {
         Some(der) => {
             let named = EndorsementKey::from_certificate(der).map_err(invalid)?;
-            let proof = prove(der, &trusted(app).await?, app.env.now());
-            (Some(named), proof.map_err(|error| error.to_string()))
+            let leaf = ParsedCertificate::parse(der).map_err(invalid)?;
+            let judgement = judge(&leaf, &[], &trusted(app).await?, app.env.now());
+            let proof = match (judgement.trusted, judgement.can_decrypt) {
+                (true, true) => Ok(judgement.vendor.unwrap_or_default()),
+                (true, false) => Err("its certificate forbids decryption, which the exchange needs".to_owned()),
+                (false, _) => Err(judgement.reasons.join("; ")),
+            };
+            (Some(named), proof)
         }
         None => (None, Err("there is no endorsement key certificate".to_owned())),
     };
@@ -104,7 +111,11 @@ async fn endorsement_key(app: &App, new: &NewHost) -> Result<(EndorsementKey, Op
     }
     let key = named.or(given);
     let why = match proof {
-        Ok((key, vendor)) => return Ok((key, Some(vendor))),
+        Ok(vendor) => {
+            return key
+                .map(|key| (key, Some(vendor)))
+                .ok_or_else(|| invalid(EndorsementKeyError::Form));
+        }
         Err(why) => why,
     };
     match (new.policy_version, new.force, key) {
@@ -151,19 +162,19 @@ pub(super) struct Trust {
 impl Trust {
     fn of(name: String, body: String) -> Trust {
         let der = STANDARD.decode(&body).ok();
-        let certificate = der.and_then(|der| VendorCertificate::parse(&der).ok());
+        let anchor = der.and_then(|der| Anchor::parse(&der).ok());
         Trust {
             name,
-            subject: certificate.as_ref().map(VendorCertificate::subject),
-            root: certificate.as_ref().is_some_and(VendorCertificate::is_root),
+            subject: anchor.as_ref().map(|anchor| anchor.certificate().name()),
+            root: anchor.as_ref().is_some_and(Anchor::is_root),
             certificate: body,
         }
     }
 }
 
-pub(super) async fn trusted(app: &App) -> Result<Vec<VendorCertificate>, Problem> {
+pub(super) async fn trusted(app: &App) -> Result<Vec<Anchor>, Problem> {
     let rows = app.store.registered(Kind::TpmTrust, &Page::all()).await?;
-    let parse = |row: Registered| VendorCertificate::parse(&STANDARD.decode(row.body).ok()?).ok();
+    let parse = |row: Registered| Anchor::parse(&STANDARD.decode(row.body).ok()?).ok();
     Ok(rows.into_iter().filter_map(parse).collect())
 }
 
@@ -182,7 +193,7 @@ pub(super) async fn list_trust(app: Data<App>, paging: Query<Paging>) -> Answer 
 pub(super) async fn add_trust(app: Data<App>, new: Json<NewTrust>) -> Answer {
     let name = valid_name(&new.name)?;
     let der = decode(&new.certificate)?;
-    VendorCertificate::parse(&der).map_err(invalid)?;
+    Anchor::parse(&der).map_err(invalid)?;
     let body = STANDARD.encode(&der);
     let outcome = app
         .store

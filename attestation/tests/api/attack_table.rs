@@ -409,7 +409,7 @@ fn false_answer(forgery: &mut Forgery) -> bool {
 
 fn set_state(forgery: &mut Forgery, step: usize) {
     let from = &forgery.own[step];
-    forgery.context.enc_context = from.enc_context.clone();
+    forgery.context.enc_context = from.enc_context;
     forgery.context.encrypted_buffer = from.encrypted_buffer.clone();
 }
 
@@ -463,6 +463,8 @@ fn info() -> Blob {
 
 const ONE_TEXT: &str = r#"{"__type":"RtpmErrorReply:#Microsoft.Windows.RemoteAttestation.Core","Retryable":true}"#;
 
+type Items = Vec<(ProvidedKind, Vec<u8>)>;
+
 /// What a host-key request carries; signed anew after the change unless the row says otherwise.
 struct Claim {
     host_key: Vec<u8>,
@@ -471,7 +473,7 @@ struct Claim {
     signed: Option<Vec<u8>>,
     signature: Option<Vec<u8>>,
     signer: Signer,
-    provided: Option<fn(&mut Vec<(ProvidedKind, Vec<u8>)>)>,
+    provided: Option<fn(&mut Items)>,
     requested: Option<Vec<CertificateKind>>,
 }
 

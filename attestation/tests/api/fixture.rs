@@ -160,6 +160,11 @@ impl Service {
         request.send().await.unwrap().status().as_u16()
     }
 
+    /// The directory of the service, its key and its tokens.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self._dir.path()
+    }
+
     /// Another process over the same database and key, as behind a load balancer; its URL.
     pub(crate) async fn replica(&self) -> String {
         let dir = self._dir.path();

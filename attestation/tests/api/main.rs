@@ -1,10 +1,15 @@
 //! The service over real HTTP, asked by a host with a real TPM in software, and by attackers.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first surprise"
+)]
 
 mod artefacts;
 mod attack_table;
 mod attacks;
+mod audit;
 mod fixture;
 mod host_keys;
 mod must;

@@ -85,7 +85,7 @@ mod tests {
             mac: "bb".to_owned(),
         };
         std::fs::write(&path, serde_json::to_vec(&vec![head.clone()]).unwrap()).unwrap();
-        assert_eq!(read_heads(&path).unwrap(), [head.clone()]);
+        assert_eq!(read_heads(&path).unwrap(), std::slice::from_ref(&head));
         let whole = Verification {
             heads: vec![head.clone()],
             ..Verification::default()
