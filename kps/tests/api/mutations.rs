@@ -285,6 +285,9 @@ fn tricks_of_canonicalisation_and_structure() {
             None => continue,
         };
         let element = &text[whole.clone()];
+        // The key derivation's parameters may be left out, and then mean the same.
+        let optional = at > text.find("<TransportKeySignature>").unwrap()
+            && ["Parameters", "xenc11:ConcatKDFParams", "ds:DigestMethod"].contains(&name);
         for (how, new) in [
             ("twice", format!("{element}{element}")),
             ("gone", String::new()),
@@ -293,6 +296,9 @@ fn tricks_of_canonicalisation_and_structure() {
             ("as a section", format!("<![CDATA[{element}]]>")),
             ("as a comment", format!("<!--{element}-->")),
         ] {
+            if optional && how == "gone" {
+                continue;
+            }
             trick(
                 format!("{name} {how}"),
                 format!("{}{new}{}", &text[..whole.start], &text[whole.end..]),
@@ -330,9 +336,12 @@ fn tricks_of_canonicalisation_and_structure() {
     }
     assert!(tricks.len() >= TIMES, "{}", tricks.len());
     println!("{} tricks", tricks.len());
-    for (name, changed) in tricks {
-        assert!(stage.roll(changed.as_bytes(), &stage.certificate).is_err(), "{name}");
-    }
+    let released: Vec<String> = tricks
+        .into_iter()
+        .filter(|(_, changed)| stage.roll(changed.as_bytes(), &stage.certificate).is_ok())
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(released, Vec::<String>::new());
 }
 
 #[test]
