@@ -9,13 +9,14 @@ use std::{
     ffi::OsString,
     fs::OpenOptions,
     io::{self, Write},
-    os::unix::process::CommandExt,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{OnceLock, mpsc},
     thread,
 };
 
+use command_fds::{CommandFdExt, FdMapping};
 use zeroize::Zeroizing;
 
 /// Why a child could not be started or watched.
@@ -79,6 +80,8 @@ pub struct Plan {
     input: Input,
     output: Output,
     errors: Output,
+    descriptors: Vec<FdMapping>,
+    user: Option<u32>,
 }
 
 impl Plan {
@@ -92,6 +95,8 @@ impl Plan {
             input: Input::Null,
             output: Output::Null,
             errors: Output::Null,
+            descriptors: Vec::new(),
+            user: None,
         }
     }
 
@@ -136,11 +141,32 @@ impl Plan {
         self
     }
 
+    /// Gives the child the open `descriptor` as its number `number` (3 or more); this process keeps
+    /// none of it.
+    pub fn descriptor(mut self, descriptor: impl Into<OwnedFd>, number: i32) -> Plan {
+        self.descriptors.push(FdMapping {
+            parent_fd: descriptor.into(),
+            child_fd: number,
+        });
+        self
+    }
+
+    /// Runs the child as this user and group, with no others and no way back; needs root.
+    pub fn user(mut self, user: Option<u32>) -> Plan {
+        self.user = user;
+        self
+    }
+
     /// Starts the child. It is killed and reaped when the returned value is dropped.
     pub fn spawn(self) -> Result<Child, ChildError> {
         let program = self.program.to_string_lossy().into_owned();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]);
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(user) = self.user {
+            let user = user.to_string();
+            command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--no-new-privs"]);
+        }
+        command.arg("--");
         command.arg(&self.program).args(&self.arguments);
         command.current_dir(&self.directory).env_clear().process_group(0);
         for name in PASSED_ON {
@@ -159,6 +185,9 @@ impl Plan {
             program: program.clone(),
             cause,
         };
+        command
+            .fd_mappings(self.descriptors)
+            .map_err(|e| failed(io::Error::other(e)))?;
         let mut inner = spawn_from_lasting_thread(command).map_err(failed)?;
         if let Input::Bytes(bytes) = &self.input
             && let Some(mut stdin) = inner.stdin.take()

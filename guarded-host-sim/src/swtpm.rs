@@ -8,8 +8,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::{fs::DirBuilderExt, net::UnixStream},
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hgs_protocol::{
@@ -47,7 +46,7 @@ pub enum SwtpmError {
         /// Its log.
         log: PathBuf,
     },
-    /// swtpm ended right away or never opened its sockets. A wrong state key shows itself so.
+    /// swtpm ended right away or does not answer. A wrong state key shows itself so.
     #[error("the TPM of {owner} does not start; see {}", log.display())]
     Start {
         /// Whose TPM.
@@ -181,11 +180,15 @@ pub fn ek_certificate(state: &Path) -> Result<Vec<u8>, SwtpmError> {
 }
 
 /// A running swtpm: killed when dropped.
+///
+/// Both its channels are connected pairs that only this process and swtpm hold: there is no socket
+/// in the file system, so no other process can reach the control channel, which gives out a TPM's
+/// state in the clear to whoever asks.
 #[derive(Debug)]
 pub struct Swtpm {
     owner: String,
     child: Child,
-    sockets: PathBuf,
+    control: UnixStream,
     channel: TpmChannel,
 }
 
@@ -194,49 +197,43 @@ impl Swtpm {
     /// [`Swtpm::reset`] comes next. `key` is the key its state was made with; it reaches swtpm
     /// through a pipe.
     pub fn start(owner: &str, state: &Path, key: Option<&Secret32>) -> Result<Swtpm, SwtpmError> {
-        let sockets = socket_dir(state)?;
         let log = state.join("swtpm.log");
-        let socket = |kind: &str| format!("type=unixio,path={}/{kind},mode=0600", sockets.display());
+        let pair = || UnixStream::pair().map_err(|cause| at(state, cause));
+        let ((control, its_control), (commands, its_commands)) = (pair()?, pair()?);
+        control
+            .set_read_timeout(Some(START_TIMEOUT))
+            .map_err(|cause| at(state, cause))?;
         let mut plan = Plan::new("swtpm", state)
-            .args([
-                "socket",
-                "--tpm2",
-                "--ctrl",
-                &socket("ctrl"),
-                "--server",
-                &socket("tpm"),
-            ])
+            .args(["socket", "--tpm2", "--ctrl", "type=unixio,clientfd=3", "--fd", "4"])
             .args(["--tpmstate", &format!("dir={},mode=0600", state.display())])
             .args(["--log", &format!("file={}", log.display())])
+            .descriptor(its_control, 3)
+            .descriptor(its_commands, 4)
             .errors(Output::File(log.clone()));
         if let Some(key) = key {
             plan = plan
                 .args(["--key", "fd=0,mode=aes-256-cbc,format=binary"])
                 .input(Input::Bytes(Zeroizing::new(key.expose().to_vec())));
         }
-        let mut child = plan.spawn()?;
-        let patience = Instant::now() + START_TIMEOUT;
-        let channel = loop {
-            match TpmChannel::connect(&sockets.join("tpm"), owner) {
-                Ok(channel) => break channel,
-                Err(_) if child.ended()?.is_none() && Instant::now() < patience => {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                Err(_) => {
-                    let _ = fs::remove_dir_all(&sockets);
-                    return Err(SwtpmError::Start {
-                        owner: owner.to_owned(),
-                        log,
-                    });
-                }
-            }
-        };
-        Ok(Swtpm {
+        let mut tpm = Swtpm {
             owner: owner.to_owned(),
-            child,
-            sockets,
-            channel,
-        })
+            child: plan.spawn()?,
+            control,
+            channel: TpmChannel::over(commands, owner)?,
+        };
+        // Any answer shows that it is up; the capabilities are a u64 without a result code.
+        let mut capabilities = [0; 8];
+        match tpm
+            .control
+            .write_all(&CMD_GET_CAPABILITY.to_be_bytes())
+            .and_then(|()| tpm.control.read_exact(&mut capabilities))
+        {
+            Ok(()) => Ok(tpm),
+            Err(_) => Err(SwtpmError::Start {
+                owner: owner.to_owned(),
+                log,
+            }),
+        }
     }
 
     /// Power cycle: PCRs return to their reset values, sessions and transient objects are gone.
@@ -301,12 +298,10 @@ impl Swtpm {
     /// Sends one command of swtpm's control protocol (big-endian command, then arguments) and
     /// reads its u32 result.
     fn control(&mut self, action: &'static str, command: &[u8]) -> Result<(), SwtpmError> {
-        let answer = || -> io::Result<u32> {
-            let mut stream = UnixStream::connect(self.sockets.join("ctrl"))?;
-            stream.set_read_timeout(Some(START_TIMEOUT))?;
-            stream.write_all(command)?;
+        let mut answer = || -> io::Result<u32> {
+            self.control.write_all(command)?;
             let mut result = [0; 4];
-            stream.read_exact(&mut result)?;
+            self.control.read_exact(&mut result)?;
             Ok(u32::from_be_bytes(result))
         };
         match answer() {
@@ -328,7 +323,6 @@ impl Swtpm {
 impl Drop for Swtpm {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = fs::remove_dir_all(&self.sockets);
     }
 }
 
@@ -378,6 +372,7 @@ fn at(path: &Path, cause: io::Error) -> SwtpmError {
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Leaves room for a socket's name within 108 bytes.
 const LONGEST_SOCKET_DIR: usize = 90;
+const CMD_GET_CAPABILITY: u32 = 1;
 const CMD_INIT: u32 = 2;
 const CMD_SHUTDOWN: u32 = 3;
 const CMD_SET_LOCALITY: u32 = 5;

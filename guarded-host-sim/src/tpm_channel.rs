@@ -5,7 +5,7 @@
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -54,7 +54,6 @@ impl ChannelError {
 #[derive(Debug)]
 pub struct TpmChannel {
     owner: String,
-    path: PathBuf,
     stream: UnixStream,
 }
 
@@ -65,19 +64,21 @@ impl TpmChannel {
             owner: owner.to_owned(),
             cause,
         };
-        let stream = UnixStream::connect(path).map_err(silent)?;
+        TpmChannel::over(UnixStream::connect(path).map_err(silent)?, owner)
+    }
+
+    /// Speaks over a connection that is there already.
+    pub fn over(stream: UnixStream, owner: &str) -> Result<TpmChannel, ChannelError> {
+        let silent = |cause| ChannelError::Silent {
+            owner: owner.to_owned(),
+            cause,
+        };
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(silent)?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(silent)?;
         Ok(TpmChannel {
             owner: owner.to_owned(),
-            path: path.to_path_buf(),
             stream,
         })
-    }
-
-    /// Another connection to the same socket.
-    pub fn again(&self) -> Result<TpmChannel, ChannelError> {
-        TpmChannel::connect(&self.path, &self.owner)
     }
 
     /// Sends a whole command and returns the whole response, whatever its code. While the TPM
