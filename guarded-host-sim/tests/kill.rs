@@ -68,8 +68,8 @@ async fn a_vm_starts_after_a_kill_of_any_process_at_any_instant_of_a_power_on() 
         let victim = ["agent", "store", "machine", "kps", "attestation"][round % 5];
         let folder = host.folder().to_path_buf();
         let id = match victim {
-            "agent" => process(&folder, &["guarded-host-sim", " agent "]),
-            "store" => process(&folder, &["guarded-host-sim", " store "]),
+            "agent" => process(&folder, &[" agent --name "]),
+            "store" => process(&folder, &[" store --name "]),
             "machine" => host.process_id().unwrap(),
             "kps" => stage.hgs.kps.process_id().unwrap(),
             _ => stage.hgs.attestation.process_id().unwrap(),

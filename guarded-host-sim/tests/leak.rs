@@ -67,7 +67,7 @@ async fn no_file_of_any_process_shows_a_secret() {
         "hgs/kps/data/kps.db",
         "hgs/attestation/log",
         "hgs/attestation/data/attestation.db",
-        "hosts/host01/agent/agent.log",
+        "hosts/host01/agent.log",
         "hosts/host02/store/store.log",
     ] {
         assert!(names.iter().any(|n| n == expected), "{expected} is not among {names:?}");

@@ -11,7 +11,10 @@ use std::{
 };
 
 use guarded_host_sim::{
-    machine::control::{Control, ask},
+    machine::{
+        control::{Control, ask},
+        user::let_others_pass,
+    },
     swtpm::short_private_dir,
 };
 
@@ -31,6 +34,7 @@ fn start(test: &str) -> Option<(Folder, Child)> {
         return None;
     }
     let folder = Folder(short_private_dir().unwrap());
+    let_others_pass(&folder.0).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
         .args(["machine", "--name", "host01", "--maker"])
         .arg(folder.0.join("maker"))
@@ -84,7 +88,7 @@ fn nothing_runs_on_when_the_machine_is_killed() {
         return;
     };
     let names: String = processes(&folder.0).into_iter().map(|(_, name)| name).collect();
-    for part in ["swtpm socket", "guarded-host-sim store", "guarded-host-sim agent"] {
+    for part in ["swtpm socket", " store --name", " agent --name"] {
         assert!(names.contains(part), "{part} runs: {names}");
     }
     machine.kill().unwrap();
@@ -96,8 +100,8 @@ fn nothing_runs_on_when_the_machine_is_killed() {
 fn the_machine_says_which_part_has_died() {
     for (part, message) in [
         ("swtpm socket", "the TPM of host01 does not answer"),
-        ("guarded-host-sim store", "the VBS store of host01 has ended"),
-        ("guarded-host-sim agent", "the agent of host01 has ended"),
+        (" store --name", "the VBS store of host01 has ended"),
+        (" agent --name", "the agent of host01 has ended"),
     ] {
         let Some((folder, mut machine)) = start("the_machine_says_which_part_has_died") else {
             return;

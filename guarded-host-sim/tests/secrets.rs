@@ -506,7 +506,7 @@ fn host(
         for key in [&opened.store.secrets().encryption, &opened.store.secrets().signing] {
             keep.keep_private_key(key.expose_pkcs8());
         }
-        store::serve(opened, &at, &env, |report| Ok(sender.send(report.keys()?)?)).unwrap();
+        store::serve(opened, &at, None, &env, |report| Ok(sender.send(report.keys()?)?)).unwrap();
     });
     let (encryption, signing) = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
     let log = Boot::resume(log, tpm.lock().channel())

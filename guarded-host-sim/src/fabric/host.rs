@@ -23,6 +23,8 @@ pub struct HostPlan<'a> {
     pub folder: &'a Path,
     /// The lab's TPM maker.
     pub maker: &'a Path,
+    /// The volume with the VMs' files.
+    pub volume: &'a Path,
     /// Arguments of its agent.
     pub agent: &'a [String],
     /// Variables for its processes.
@@ -63,6 +65,8 @@ impl SimHost {
             .arg(plan.folder)
             .arg("--maker")
             .arg(plan.maker)
+            .arg("--volume")
+            .arg(plan.volume)
             .env("TMPDIR", &run)
             .output(Output::Pipe)
             .errors(Output::File(log.clone()));

@@ -45,6 +45,9 @@ pub struct Fabric {
 impl Fabric {
     /// A fabric below `folder` (absolute), whose services speak HTTPS to the hosts if asked.
     pub fn new(folder: &Path, https: bool) -> anyhow::Result<Fabric> {
+        fs::create_dir_all(folder)?;
+        // Agents run under a user of their own and have their folders and the volume below.
+        crate::machine::user::let_others_pass(folder)?;
         let tls = match https {
             true => Some(tls::issue(&folder.join("tls"), &[ATTESTATION, KEY_PROTECTION])?),
             false => None,
@@ -170,13 +173,14 @@ impl Fabric {
         crash_at: Option<&str>,
     ) -> anyhow::Result<SimHost> {
         let folder = self.folder.join("hosts").join(name);
-        let agent = agent_arguments(hgs, &folder, volume, self.tls.as_ref())?;
+        let agent = agent_arguments(hgs, &folder, self.tls.as_ref())?;
         let mut environment = self.environment.clone();
         environment.extend(crash_at.map(|point| (crate::commit_point::VARIABLE.to_owned(), point.to_owned())));
         let mut host = SimHost::start(&HostPlan {
             name,
             folder: &folder,
             maker,
+            volume,
             agent: &agent,
             environment: &environment,
         })
@@ -222,9 +226,9 @@ fn found_tpm_maker(maker: &Path, first: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What an agent is told: its HGS, as its administrator would configure it, and its volume. Names
+/// What an agent is told: its HGS, as its administrator would configure it. Names
 /// resolve by the fabric's own table, which is written beside the host.
-fn agent_arguments(hgs: &Hgs, folder: &Path, volume: &Path, tls: Option<&Tls>) -> anyhow::Result<Vec<String>> {
+fn agent_arguments(hgs: &Hgs, folder: &Path, tls: Option<&Tls>) -> anyhow::Result<Vec<String>> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     let port = if tls.is_some() { 443 } else { 80 };
     let mut names = NameTable::default();
@@ -243,8 +247,6 @@ fn agent_arguments(hgs: &Hgs, folder: &Path, volume: &Path, tls: Option<&Tls>) -
         format!("{scheme}://{KEY_PROTECTION}/KeyProtection"),
         "--names".to_owned(),
         table.display().to_string(),
-        "--volume".to_owned(),
-        volume.display().to_string(),
     ];
     if let Some(tls) = tls {
         arguments.extend(["--root-certificate".to_owned(), tls.root.display().to_string()]);

@@ -1,13 +1,15 @@
 //! The machine's control socket: the lab's hand on power button and dials. JSON lines.
 //!
-//! It lies in the machine's own directory (mode 0700), away from the agent's. Under one user that
-//! is a separation by convention only: attack tests act with what the agent was given, and the path
-//! of this socket is not among it.
+//! Only the machine's user may connect (mode 0600). Where the agent has a user of its own, that keeps
+//! it out; under one user it is a separation by convention only: the agent is not told the path.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{self, BufRead, BufReader, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     sync::mpsc,
     thread,
@@ -72,6 +74,7 @@ pub(super) fn listen(path: &Path, orders: mpsc::Sender<Order>) -> io::Result<()>
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let orders = orders.clone();

@@ -52,7 +52,7 @@ impl EkCertificate {
         let issued = fs::read(issued).context("the EK certificate")?;
         let put = |name: &str, der: Vec<u8>| {
             let path = agent.join(name);
-            fs::write(&path, der).with_context(|| format!("cannot write {}", path.display()))
+            super::user::place(&path, &der)
         };
         match self {
             EkCertificate::Issued => put("ek.cer", issued),

@@ -10,9 +10,10 @@ pub mod dials;
 pub mod ek_certificate;
 pub mod relay;
 pub mod template;
+pub mod user;
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     sync::mpsc,
@@ -27,6 +28,7 @@ use self::{
     dials::{AppliedDials, Dials, TemplateDial},
     relay::{Gate, SharedTpm},
     template::{Script, Template},
+    user::{AGENT_USER, AgentUser, place},
 };
 use crate::{
     child::{Child, Input, Output, Plan},
@@ -58,6 +60,12 @@ pub struct MachineArgs {
     /// Where the agent's control API listens.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub agent_listen: String,
+    /// The user (and group) of the agent when the host is started as root; 0 for root itself.
+    #[arg(long, default_value_t = AGENT_USER)]
+    pub agent_user: u32,
+    /// The hosts' shared volume with the VMs' files.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
     /// What follows `--` is given to the agent.
     #[arg(last = true)]
     pub agent: Vec<String>,
@@ -90,6 +98,8 @@ struct Machine {
     name: String,
     dir: PathBuf,
     sockets: PathBuf,
+    user: AgentUser,
+    volume: Option<PathBuf>,
     agent_listen: String,
     agent_arguments: Vec<String>,
     dials: Dials,
@@ -113,8 +123,15 @@ struct Running {
 
 impl Machine {
     fn assemble(args: &MachineArgs, dials: Dials) -> anyhow::Result<Machine> {
-        make_private_dir(&args.dir)?;
+        let user = AgentUser::choose(args.agent_user);
+        fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
         let dir = args.dir.canonicalize()?;
+        user.let_pass(&dir)?;
+        user.can_reach(&dir)?;
+        if let Some(volume) = &args.volume {
+            user.hand_over(volume)?;
+            user.can_reach(&volume.canonicalize()?)?;
+        }
         let state = dir.join("tpm");
         if !state.join("ek-rsa2048.crt").exists() {
             let maker = args
@@ -127,19 +144,24 @@ impl Machine {
         for part in ["store", "agent"] {
             make_private_dir(&dir.join(part))?;
         }
+        user.give(&dir.join("agent"))?;
         let boots = fs::read_to_string(dir.join(BOOTS))
             .ok()
             .and_then(|t| t.trim().parse().ok())
             .unwrap_or(0);
         let tpm = SharedTpm::new(Swtpm::start(&args.name, &state, None)?);
         let sockets = socket_dir(&dir)?;
+        user.let_pass(&sockets)?;
         let (store_gate, agent_gate) = (Gate::default(), Gate::default());
         relay::offer(&sockets.join("tpm-store"), tpm.clone(), store_gate.clone())?;
         relay::offer(&sockets.join("tpm-agent"), tpm.clone(), agent_gate.clone())?;
+        user.give(&sockets.join("tpm-agent"))?;
         Ok(Machine {
             name: args.name.clone(),
             dir,
             sockets,
+            user,
+            volume: args.volume.clone(),
             agent_listen: args.agent_listen.clone(),
             agent_arguments: args.agent.clone(),
             template: template(&dials)?,
@@ -204,7 +226,7 @@ impl Machine {
         self.power_off()?;
         self.boots += 1;
         fs::write(self.dir.join(BOOTS), self.boots.to_string()).context("cannot write the boot counter")?;
-        self.remarks.clear();
+        self.remarks = self.user.remark().map(str::to_owned).into_iter().collect();
         let (log, store) = match self.script() {
             Some(script) => self.boot_template(script)?,
             None => self.boot_simulated()?,
@@ -213,11 +235,11 @@ impl Machine {
             eprintln!("{}: {remark}", self.name);
         }
         let agent_dir = self.dir.join("agent");
-        fs::write(agent_dir.join("boot.log"), log).context("cannot write the boot log")?;
+        place(&agent_dir.join("boot.log"), &log)?;
         let policy = agent_dir.join("SIPolicy.p7b");
         match &self.dials.ci_policy {
             Some(bytes) if self.applies_ci_policy() => {
-                fs::write(&policy, bytes).context("cannot write the code-integrity policy")?;
+                place(&policy, bytes)?;
             }
             _ => {
                 let _ = fs::remove_file(&policy);
@@ -309,7 +331,7 @@ impl Machine {
         let dir = self.dir.join("store");
         let log = dir.join("store.log");
         let anew: &[&str] = if anew { &["--anew"] } else { &[] };
-        let mut child = Plan::this_program(&dir)?
+        let mut plan = Plan::this_program(&dir)?
             .args(["store", "--name", &self.name])
             .args(anew)
             .arg("--dir")
@@ -319,11 +341,15 @@ impl Machine {
             .arg("--socket")
             .arg(self.store_socket())
             .output(Output::Pipe)
-            .errors(Output::File(log.clone()))
-            .spawn()?;
+            .errors(Output::File(log.clone()));
+        if let Some(volume) = &self.volume {
+            plan = plan.arg("--volume").arg(volume);
+        }
+        let mut child = plan.spawn()?;
         let line = first_line(&mut child)?;
         let report: StoreReport = serde_json::from_str(&line).map_err(|_| self.store_failure(&log))?;
         self.remarks.extend(report.remarks.iter().cloned());
+        self.user.give(&self.store_socket())?;
         Ok((child, report))
     }
 
@@ -343,8 +369,10 @@ impl Machine {
 
     fn start_agent(&mut self, with_store: bool) -> anyhow::Result<(Child, String)> {
         let dir = self.dir.join("agent");
-        let log = dir.join("agent.log");
-        let mut plan = Plan::this_program(&dir)?
+        // Not in the agent's folder, where it could put a link in the log's place.
+        let log = self.dir.join("agent.log");
+        let mut plan = self
+            .agent_program(&dir)?
             .args(["agent", "--name", &self.name, "--listen", &self.agent_listen])
             .arg("--dir")
             .arg(&dir)
@@ -352,6 +380,9 @@ impl Machine {
             .arg(self.sockets.join("tpm-agent"));
         if with_store {
             plan = plan.arg("--store").arg(self.store_socket());
+        }
+        if let Some(volume) = &self.volume {
+            plan = plan.arg("--volume").arg(volume);
         }
         let mut child = plan
             .args(&self.agent_arguments)
@@ -370,6 +401,18 @@ impl Machine {
         }
     }
 
+    /// This program, for the agent's user. That user may not be able to walk to the program's file
+    /// (below root's home, say), so the child gets it open and executes the descriptor.
+    fn agent_program(&self, dir: &Path) -> anyhow::Result<Plan> {
+        if self.user.number().is_none() {
+            return Ok(Plan::this_program(dir)?);
+        }
+        let program = File::open(std::env::current_exe()?).context("cannot open this program")?;
+        Ok(Plan::new("/proc/self/fd/3", dir)
+            .descriptor(program, 3)
+            .user(self.user.number()))
+    }
+
     fn watch(&mut self) -> anyhow::Result<()> {
         if !self.tpm.lock().is_running() {
             bail!("the TPM of {} does not answer: swtpm has ended", self.name);
@@ -382,7 +425,7 @@ impl Machine {
             }
             if running.agent.ended()?.is_some() {
                 bail!(
-                    "the agent of {} has ended; see {}/agent/agent.log",
+                    "the agent of {} has ended; see {}/agent.log",
                     self.name,
                     self.dir.display()
                 );

@@ -5,9 +5,12 @@
 //! ran before a reboot cannot act after it.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{self, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -64,6 +67,7 @@ pub fn offer(path: &Path, tpm: SharedTpm, gate: Gate) -> io::Result<()> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let (tpm, gate) = (tpm.clone(), gate.clone());

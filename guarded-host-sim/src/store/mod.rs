@@ -40,6 +40,9 @@ pub struct StoreArgs {
     /// Makes new keys whatever was sealed before.
     #[arg(long)]
     pub anew: bool,
+    /// The volume with the VMs' disks; the store opens no disk elsewhere.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
 }
 
 /// What the store tells the machine when it is open: the public keys to measure, and remarks for
@@ -75,16 +78,17 @@ pub fn run(args: &StoreArgs) -> anyhow::Result<()> {
         .with_context(|| format!("the VBS store of {} does not open", args.name))?;
     remarks.append(&mut opened.remarks);
     opened.remarks = remarks;
-    serve(opened, &args.socket, &env, |report| {
+    serve(opened, &args.socket, args.volume.as_deref(), &env, |report| {
         println!("{}", serde_json::to_string(report)?);
         Ok(())
     })
 }
 
-/// Answers the agent on `socket` for good; `ready` gets the report once the socket takes connections.
+/// Answers the agent on `socket` for good, with disks from `volume` only; `ready` gets the report once the socket takes connections.
 pub fn serve(
     opened: Opened,
     socket: &Path,
+    volume: Option<&Path>,
     env: &Env,
     ready: impl FnOnce(&StoreReport) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -98,5 +102,5 @@ pub fn serve(
     // The socket exists before the report, so that whoever has read it can connect.
     let listener = serve::listen(socket)?;
     ready(&report)?;
-    serve::serve(&listener, store, &report.remarks, env)
+    serve::serve(&listener, store, volume, &report.remarks, env)
 }

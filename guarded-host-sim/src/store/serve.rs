@@ -1,8 +1,12 @@
 //! The store's socket: one connection at a time, one request at a time.
 
 use std::{
-    fs, io,
-    os::unix::net::{UnixListener, UnixStream},
+    fs::{self, Permissions},
+    io,
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
 };
 
@@ -20,12 +24,20 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     if path.exists() {
         fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
     }
-    UnixListener::bind(path).with_context(|| format!("the VBS store cannot listen on {}", path.display()))
+    UnixListener::bind(path)
+        .and_then(|listener| fs::set_permissions(path, Permissions::from_mode(0o600)).map(|()| listener))
+        .with_context(|| format!("the VBS store cannot listen on {}", path.display()))
 }
 
 /// Serves until the process is killed.
-pub(super) fn serve(listener: &UnixListener, mut store: Store, remarks: &[String], env: &Env) -> anyhow::Result<()> {
-    let mut vms = ShieldedVms::new(store.directory());
+pub(super) fn serve(
+    listener: &UnixListener,
+    mut store: Store,
+    volume: Option<&Path>,
+    remarks: &[String],
+    env: &Env,
+) -> anyhow::Result<()> {
+    let mut vms = ShieldedVms::new(store.directory(), volume);
     loop {
         let (mut stream, _) = listener.accept()?;
         if let Err(error) = converse(&mut stream, &mut store, &mut vms, remarks, env) {

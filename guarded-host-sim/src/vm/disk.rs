@@ -19,6 +19,10 @@ use hgs_protocol::{
     env::Random,
     secret::Secret32,
 };
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
+};
 use zeroize::Zeroizing;
 
 use super::{VmId, fields};
@@ -51,6 +55,9 @@ pub enum DiskError {
     /// Wrong key, or the chunk was changed, moved or taken from elsewhere.
     #[error("chunk {0} of the disk does not open under the volume key: it was changed or moved")]
     Sealed(u32),
+    /// The file is not a plain file on the volume of this host.
+    #[error("the disk is not a file on this host's volume")]
+    Elsewhere,
     /// The file system refused.
     #[error("disk: {0}")]
     Io(#[from] io::Error),
@@ -75,7 +82,32 @@ pub struct Disk {
 impl LockedDisk {
     /// Reads the header.
     pub fn open(path: &Path) -> Result<LockedDisk, DiskError> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        LockedDisk::read(OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    /// As [`LockedDisk::open`], for a path that an adversary names: only a plain file below `root`,
+    /// reached without a link, is opened. Links are refused by the open itself, so that none can be
+    /// put there between a check and the open.
+    pub fn open_below(root: &Path, path: &Path) -> Result<LockedDisk, DiskError> {
+        let below = path.strip_prefix(root).map_err(|_| DiskError::Elsewhere)?;
+        let file = openat2(
+            File::open(root)?,
+            below,
+            OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        );
+        let file = match file {
+            Err(Errno::XDEV | Errno::LOOP) => return Err(DiskError::Elsewhere),
+            file => File::from(file.map_err(io::Error::from)?),
+        };
+        if !file.metadata()?.is_file() {
+            return Err(DiskError::Elsewhere);
+        }
+        LockedDisk::read(file)
+    }
+
+    fn read(file: File) -> Result<LockedDisk, DiskError> {
         let mut header = vec![0; SLOT];
         file.read_exact_at(&mut header, 0).map_err(|_| DiskError::Format)?;
         let (vm, chunks, sealed_key) = parse_header(&header).ok_or(DiskError::Format)?;

@@ -36,6 +36,7 @@ use crate::commit_point::commit_point;
 /// The shielded VMs of one host.
 pub struct ShieldedVms {
     folder: PathBuf,
+    volume: Option<PathBuf>,
     vms: HashMap<VmId, Vm>,
 }
 
@@ -131,10 +132,12 @@ pub enum ShieldedError {
 }
 
 impl ShieldedVms {
-    /// No VM; vTPMs will run in folders below `folder` (absolute).
-    pub fn new(folder: &Path) -> ShieldedVms {
+    /// No VM; vTPMs will run in folders below `folder` (absolute), and disks are
+    /// opened below `volume` only.
+    pub fn new(folder: &Path, volume: Option<&Path>) -> ShieldedVms {
         ShieldedVms {
             folder: folder.to_path_buf(),
+            volume: volume.map(Path::to_path_buf),
             vms: HashMap::new(),
         }
     }
@@ -230,6 +233,11 @@ impl ShieldedVms {
         rng: &mut dyn Random,
     ) -> Result<GuestReport, ShieldedError> {
         let folder = self.vtpm_folder(id);
+        let volume = self.volume.clone();
+        let open = |disk: &Path| match &volume {
+            Some(volume) => LockedDisk::open_below(volume, disk),
+            None => Err(DiskError::Elsewhere),
+        };
         let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
         note_started(vault, id, vm.generation, rng)?;
         commit_point("power-on:recorded");
@@ -237,7 +245,7 @@ impl ShieldedVms {
             Phase::Prepared { vtpm, memory: None } => {
                 let mut vtpm = Vtpm::power_on(name.as_str(), vtpm, &folder)?;
                 commit_point("power-on:vtpm-started");
-                let guest = Guest::boot(id, &mut vtpm, LockedDisk::open(disk)?, rng)?;
+                let guest = Guest::boot(id, &mut vtpm, open(disk)?, rng)?;
                 commit_point("power-on:booted");
                 (vtpm, guest)
             }
@@ -247,7 +255,7 @@ impl ShieldedVms {
             }
             | Phase::Suspended { vtpm, memory } => {
                 let vtpm = Vtpm::resume(name.as_str(), vtpm, &folder)?;
-                let guest = Guest::resume(id, memory, LockedDisk::open(disk)?)?;
+                let guest = Guest::resume(id, memory, open(disk)?)?;
                 commit_point("migration:resumed");
                 (vtpm, guest)
             }

@@ -9,6 +9,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -118,6 +119,11 @@ impl Volume {
         })
     }
 
+    /// The volume's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The folder of a VM that exists.
     pub fn vm(&self, name: &VmName) -> Result<VmFolder, VolumeError> {
         let folder = self.folder(name);
@@ -157,6 +163,11 @@ impl Volume {
             migration: None,
         })?;
         sync_folder(&self.root)?;
+        // Whoever the volume belongs to must be able to change the VM; only root may find another there.
+        let owner = fs::metadata(&self.root).map_err(io_error("look at", &self.root))?.uid();
+        if rustix::process::geteuid().is_root() && owner != 0 {
+            crate::machine::user::give_tree(&folder.path, owner).map_err(io_error("give away", &folder.path))?;
+        }
         Ok(folder)
     }
 

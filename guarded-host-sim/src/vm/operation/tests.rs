@@ -99,7 +99,7 @@ impl<'a> TestHost<'a> {
     fn new(name: &'static str, folder: &Path, kps: &'a GuardianKeys, volume: &'a Volume) -> Rc<TestHost<'a>> {
         Rc::new(TestHost {
             name,
-            store: RefCell::new(ShieldedVms::new(&folder.join(name))),
+            store: RefCell::new(ShieldedVms::new(&folder.join(name), Some(volume.root()))),
             vault: RefCell::new(MemoryVault::new()),
             kept: RefCell::default(),
             meanwhile: Cell::new(Meanwhile::Nothing),
@@ -258,7 +258,8 @@ async fn a_vm_lives_on_exactly_one_host() {
     };
     for reboot in [false, true] {
         if reboot {
-            one.store.replace(ShieldedVms::new(&dir.path().join("host01")));
+            one.store
+                .replace(ShieldedVms::new(&dir.path().join("host01"), Some(one.volume.root())));
         }
         let answer = roll(&*one, &before.protector).await.unwrap();
         for request in [kept.clone(), old(answer)] {
