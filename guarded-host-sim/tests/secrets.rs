@@ -500,13 +500,17 @@ fn host(
     let socket = dir.join("store.sock");
     let (env, keep, at) = (drawn.env(), drawn.clone(), socket.clone());
     let store_dir = dir.join("store");
+    let of_store = volume.to_path_buf();
     thread::spawn(move || {
         let channel = TpmChannel::connect(&for_store, name).unwrap();
         let opened = Store::open(&store_dir, channel, &mut env.rng()).unwrap();
         for key in [&opened.store.secrets().encryption, &opened.store.secrets().signing] {
             keep.keep_private_key(key.expose_pkcs8());
         }
-        store::serve(opened, &at, None, &env, |report| Ok(sender.send(report.keys()?)?)).unwrap();
+        store::serve(opened, &at, Some(&of_store), &env, |report| {
+            Ok(sender.send(report.keys()?)?)
+        })
+        .unwrap();
     });
     let (encryption, signing) = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
     let log = Boot::resume(log, tpm.lock().channel())
