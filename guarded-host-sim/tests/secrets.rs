@@ -355,8 +355,9 @@ async fn tell(folder: &Path) {
     }
     for (name, sealed) in attestation.sealed_keys().await {
         let opened = attestation.settings().kek.open(&name, &sealed).unwrap();
-        if name.contains("signer") {
-            drawn.keep_private_key(&opened);
+        match name.starts_with("attestation-signer-") {
+            true => drawn.keep_private_key(&opened),
+            false => assert!(drawn.secrets().contains(&opened.to_vec()), "{name} was not recorded"),
         }
     }
     let mut secrets = drawn.secrets();
@@ -418,17 +419,21 @@ impl Files {
 }
 
 impl Files {
-    /// The rows of the attestation service's sealed keys: its signer and the hour's RTPM state key.
+    /// What the attestation service keeps sealed: its signers, and the hours' RTPM state keys. Name, value.
     async fn sealed_keys(&self) -> Vec<(String, Vec<u8>)> {
         let database = sqlx::SqlitePool::connect(&self.settings().database_url).await.unwrap();
-        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT name, sealed FROM sealed_key")
-            .fetch_all(&database)
-            .await
-            .unwrap();
-        assert!(
-            rows.iter().any(|(name, _)| name.contains("signer")),
-            "no sealed signer was found"
-        );
+        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
+            "SELECT 'attestation-signer-' || id, sealed FROM signer UNION ALL SELECT name, sealed FROM sealed_key",
+        )
+        .fetch_all(&database)
+        .await
+        .unwrap();
+        for kind in ["attestation-signer-", "rtpm-state-"] {
+            assert!(
+                rows.iter().any(|(name, _)| name.starts_with(kind)),
+                "nothing sealed as {kind} was found"
+            );
+        }
         rows
     }
 }

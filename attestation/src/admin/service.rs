@@ -359,9 +359,9 @@ fn signer_finding(app: &App, standing: &Standing) -> Option<Finding> {
 }
 
 /// The newest decisions
-#[utoipa::path(get, path = "/attestations", responses((status = 200, description = "rows of the record, newest first")))]
+#[utoipa::path(get, path = "/attestations", responses((status = 200, description = "rows of the record that decide an attestation, newest first")))]
 pub(super) async fn attestations(app: Data<App>) -> Answer {
-    let rows = audit::newest(app.store.database(), NEWEST).await?;
+    let rows = audit::newest(app.store.database(), Some("attestation"), NEWEST).await?;
     Ok(HttpResponse::Ok().json(rows))
 }
 

@@ -19,6 +19,7 @@ use guarded_host_sim::{
     machine::{
         control::{Control, ControlReply, ask},
         dials::Dials,
+        user::let_others_pass,
     },
     swtpm::short_private_dir,
 };
@@ -64,6 +65,8 @@ impl Service {
             return None;
         }
         let dir = short_private_dir().unwrap();
+        // The agents have a user of their own, who must get to their folders.
+        let_others_pass(&dir).unwrap();
         let (token, line) = new_token(Role::Administrator, &mut OsRandom);
         fs::write(dir.join("tokens"), line).unwrap();
         fs::write(dir.join("kek"), hex::encode([7; 32])).unwrap();

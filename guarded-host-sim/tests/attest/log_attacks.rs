@@ -423,7 +423,7 @@ const ATTACKS: &[Attack] = &[
             f.set(id::VSM_IDK_INFO, &[head, vec![1, 0, 1], vec![0xFF; 64]].concat());
         },
         VSM,
-        "the VSM key is not an RSA key of 2048 to 4096 bits with an odd exponent of at least 65537",
+        "not an RSA key of 2048 to 4096 bits with an odd exponent of at least 65537",
     ),
     attack(
         "a VSM key with exponent 1",
@@ -432,7 +432,7 @@ const ATTACKS: &[Attack] = &[
             f.set(id::VSM_IDK_INFO, &[head, vec![1], vec![0xFF; 256]].concat());
         },
         VSM,
-        "the VSM key is not an RSA key of 2048 to 4096 bits with an odd exponent of at least 65537",
+        "not an RSA key of 2048 to 4096 bits with an odd exponent of at least 65537",
     ),
     // Secure Boot.
     attack(

@@ -10,6 +10,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use guarded_host_sim::{
     fabric::{Fabric, hgs::Hgs, host::SimHost},
+    machine::user::let_others_pass,
     owner::{OwnedVm, Owner},
     swtpm::short_private_dir,
     vm::{
@@ -27,7 +28,10 @@ pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> Folder {
-        Folder(short_private_dir().unwrap())
+        let folder = short_private_dir().unwrap();
+        // The agents have a user of their own, who must get to their folders.
+        let_others_pass(&folder).unwrap();
+        Folder(folder)
     }
 }
 

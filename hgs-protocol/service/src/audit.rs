@@ -274,9 +274,16 @@ struct Stored {
     mac: Vec<u8>,
 }
 
-/// The newest rows, newest first.
-pub async fn newest(database: &Database, most: i64) -> Result<Vec<AuditRow>, sqlx::Error> {
-    let rows = select(database, "ORDER BY at DESC, writer, sequence DESC LIMIT $1", most).await?;
+/// The newest rows, newest first; those of one `kind`, if it is given.
+pub async fn newest(database: &Database, kind: Option<&str>, most: i64) -> Result<Vec<AuditRow>, sqlx::Error> {
+    let only = if kind.is_some() { "WHERE kind = $2 " } else { "" };
+    let rows = select(
+        database,
+        &format!("{only}ORDER BY at DESC, writer, sequence DESC LIMIT $1"),
+        most,
+        kind,
+    )
+    .await?;
     Ok(rows
         .into_iter()
         .map(|row| AuditRow {
@@ -291,7 +298,7 @@ pub async fn newest(database: &Database, most: i64) -> Result<Vec<AuditRow>, sql
 
 /// Computes every chain anew and holds it against `kept` heads.
 pub async fn verify(database: &Database, kek: &Kek, kept: &[Head]) -> Result<Verification, sqlx::Error> {
-    let rows = select(database, "ORDER BY writer, sequence LIMIT $1", i64::MAX).await?;
+    let rows = select(database, "ORDER BY writer, sequence LIMIT $1", i64::MAX, None).await?;
     let key = kek.derive("HGS-AUDIT");
     let mut found = Verification {
         rows: rows.len(),
@@ -354,10 +361,14 @@ pub async fn verify(database: &Database, kek: &Kek, kept: &[Head]) -> Result<Ver
     Ok(found)
 }
 
-async fn select(database: &Database, tail: &str, most: i64) -> Result<Vec<Stored>, sqlx::Error> {
+async fn select(database: &Database, tail: &str, most: i64, kind: Option<&str>) -> Result<Vec<Stored>, sqlx::Error> {
     let text = format!("SELECT writer, sequence, at, kind, once, body, mac FROM audit {tail}");
     on_database!(database, read, pool => {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(text)).bind(most).fetch_all(pool).await?;
+        let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(most);
+        let rows = match kind {
+            Some(kind) => query.bind(kind.to_owned()).fetch_all(pool).await?,
+            None => query.fetch_all(pool).await?,
+        };
         rows.iter().map(|row| Ok(Stored {
             writer: row.try_get(0)?,
             sequence: row.try_get(1)?,

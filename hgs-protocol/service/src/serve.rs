@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(status(client.get(&url).bearer_auth(&reviewer)).await, 200);
         assert_eq!(status(client.post(&url).bearer_auth(&reviewer)).await, 403);
         assert_eq!(status(client.post(&url).bearer_auth(&administrator)).await, 200);
-        let recorded = audit::newest(&database, 10).await.unwrap();
+        let recorded = audit::newest(&database, None, 10).await.unwrap();
         assert_eq!((recorded.len(), recorded[0].kind.as_str()), (1, "administration"));
         assert_eq!(recorded[0].body["path"], "/admin/v1/thing");
         assert_eq!(
@@ -408,7 +408,7 @@ mod tests {
             .unwrap();
         assert_eq!(audit.record(entry(2)).await, Err(AuditError::Unavailable));
         audit.record(entry(3)).await.unwrap();
-        let rows = audit::newest(&database, 10).await.unwrap();
+        let rows = audit::newest(&database, None, 10).await.unwrap();
         assert!(rows.iter().any(|row| row.body["n"] == 3));
     }
 
@@ -431,7 +431,7 @@ mod tests {
         audit.record(entry(8, None)).await.unwrap();
         let good = audit::verify(&database, &settings.kek, &[]).await.unwrap();
         assert_eq!((good.rows, good.faults.len(), good.heads[0].sequence), (7, 0, 7));
-        assert_eq!(audit::newest(&database, 1).await.unwrap()[0].body["n"], 8);
+        assert_eq!(audit::newest(&database, None, 1).await.unwrap()[0].body["n"], 8);
 
         let run = |text: &'static str| {
             let database = database.clone();

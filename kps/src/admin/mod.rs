@@ -90,7 +90,7 @@ struct Kept {
     responses((status = 200, description = "Newest first", body = [Object])))]
 async fn list_audit(app: web::Data<App>, page: web::Query<Page>) -> HttpResponse {
     let limit = page.limit.unwrap_or(100).clamp(1, 1000);
-    match audit::newest(app.store.database(), limit).await {
+    match audit::newest(app.store.database(), None, limit).await {
         Ok(rows) => HttpResponse::Ok().json(rows),
         Err(error) => unavailable(&error),
     }

@@ -99,7 +99,7 @@ async fn certificates_and_the_audit_chain_are_shown() {
     assert_eq!(outcomes, ["HealthCertificateException", "Released"]);
     let verified = fabric.get_admin("audit/verify").await;
     assert_eq!(verified["faults"], serde_json::json!([]));
-    assert_eq!(verified["rows"], 3);
+    assert_eq!(verified["rows"], rows.as_array().unwrap().len());
     fabric.stop().await;
 }
 
