@@ -129,6 +129,17 @@ impl Store {
             }
             Err(e) => return Err(e.into()),
         };
+        let mut counter = counter;
+        // A change that was written but did not reach the counter is carried through, not dropped: a
+        // copy of it would open beside the change that took its number.
+        let opens = |name: &str, value: u64| {
+            let bytes = fs::read(directory.join(name)).ok();
+            bytes.is_some_and(|bytes| open(&root, value, &bytes).is_some())
+        };
+        if opens(STATE, counter) && opens(NEXT, counter + 1) {
+            tpm.increment(&root, rng)?;
+            counter += 1;
+        }
         let secrets = read_newest(directory, &root, counter)?;
         let store = Store {
             directory: directory.to_path_buf(),
@@ -171,7 +182,12 @@ impl Store {
             signing: RsaPrivateKey::generate_2048()?,
             records: BTreeMap::new(),
         };
-        let mut store = Store {
+        // At the counter's present value and under its final name at once: whatever instant a crash
+        // picks, the next boot finds a whole state or none, and none is founded again.
+        let founding = directory.join(FOUNDING);
+        write_durably(&founding, &seal(&root, counter, &encode(&secrets), rng))?;
+        rename(&founding, &directory.join(STATE))?;
+        let store = Store {
             directory: directory.to_path_buf(),
             tpm,
             root,
@@ -179,7 +195,6 @@ impl Store {
             uncertain: false,
             secrets,
         };
-        store.save(rng)?;
         Ok(Opened {
             store,
             new_keys: true,
@@ -229,7 +244,7 @@ fn read_newest(directory: &Path, root: &Secret32, counter: u64) -> Result<Secret
     let (state, next) = (directory.join(STATE), directory.join(NEXT));
     let opened = |path: &Path| open(root, counter, &fs::read(path).ok()?);
     if let Some(secrets) = opened(&state) {
-        // A change that did not reach the counter did not happen.
+        // Half-written: it never opened.
         let _ = fs::remove_file(&next);
         return Ok(secrets);
     }
@@ -334,6 +349,7 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StateError {
 const ROOT: &str = "root.sealed";
 const STATE: &str = "state.sealed";
 const NEXT: &str = "state.next";
+const FOUNDING: &str = "state.founding";
 
 #[cfg(test)]
 mod tests {
