@@ -90,6 +90,7 @@ fn table() -> Vec<Row> {
         delete("/attestation-signers/{sha256}", service::drop_signer),
         get("/diagnosis", service::diagnosis),
         get("/attestations", service::attestations),
+        get("/audit", service::recorded),
         post("/audit/verify", service::verify_audit),
     ]
 }
@@ -144,6 +145,7 @@ fn table() -> Vec<Row> {
         service::drop_signer,
         service::diagnosis,
         service::attestations,
+        service::recorded,
         service::verify_audit,
     ),
     servers((url = "/admin/v1"))

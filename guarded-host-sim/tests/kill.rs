@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guarded_host_sim::{commit_point::COMMIT_POINTS, fabric::host::SimHost};
 use hgs_protocol::env::{Random, SeededRandom};
-use support::{Stage, kill, process, wait_until};
+use support::{Stage, kill, process, processes_of, wait_until};
 
 /// The host is started anew if it has ended; then the VM must start, with its secret.
 async fn must_start(stage: &Stage, host: &mut SimHost, when: &str) {
@@ -65,18 +65,27 @@ async fn a_vm_starts_after_a_kill_of_any_process_at_any_instant_of_a_power_on() 
         host = stage.restart("host01", None);
         let part = u32::from_le_bytes((&mut rng as &mut dyn Random).bytes()) % 1000;
         let instant = whole * part / 1000;
-        let victim = ["agent", "store", "machine", "kps", "attestation"][round % 5];
+        let victim = ["agent", "store", "machine", "TPM", "vTPM", "kps", "attestation"][round % 7];
         let folder = host.folder().to_path_buf();
         let id = match victim {
-            "agent" => process(&folder, &[" agent --name "]),
-            "store" => process(&folder, &[" store --name "]),
-            "machine" => host.process_id().unwrap(),
-            "kps" => stage.hgs.kps.process_id().unwrap(),
-            _ => stage.hgs.attestation.process_id().unwrap(),
+            "agent" => Some(process(&folder, &[" agent --name "])),
+            "store" => Some(process(&folder, &[" store --name "])),
+            "machine" => host.process_id(),
+            "TPM" => Some(process(&folder, &["swtpm socket", "/tpm"])),
+            "vTPM" => None,
+            "kps" => stage.hgs.kps.process_id(),
+            _ => stage.hgs.attestation.process_id(),
         };
         let killer = std::thread::spawn(move || {
             std::thread::sleep(instant);
-            kill(id);
+            match id {
+                Some(id) => kill(id),
+                // It does not run at every instant.
+                None => processes_of(&folder)
+                    .into_iter()
+                    .filter(|(_, line)| line.contains("swtpm socket") && line.contains("/store/vtpm-"))
+                    .for_each(|(id, _)| kill(id)),
+            }
         });
         // Either it was in time or it was not; both are fine.
         let _ = stage.power_on(&host).await;
@@ -85,6 +94,7 @@ async fn a_vm_starts_after_a_kill_of_any_process_at_any_instant_of_a_power_on() 
         match victim {
             "kps" => stage.hgs.kps.restart().unwrap(),
             "attestation" => stage.hgs.attestation.restart().unwrap(),
+            "vTPM" => {}
             _ => wait_for_end(&mut host),
         }
         if host.ended().is_none() {
@@ -136,7 +146,6 @@ async fn a_vm_is_on_exactly_one_host_after_a_kill_during_a_migration() {
             }
         }
     }
-    tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 /// Whoever asks for a power-on may hang up: the operation ends all the same, and the VM runs.

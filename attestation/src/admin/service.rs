@@ -365,6 +365,13 @@ pub(super) async fn attestations(app: Data<App>) -> Answer {
     Ok(HttpResponse::Ok().json(rows))
 }
 
+/// The newest rows of the record, of every kind: decisions, signers, administration
+#[utoipa::path(get, path = "/audit", responses((status = 200, description = "rows of the record, newest first")))]
+pub(super) async fn recorded(app: Data<App>) -> Answer {
+    let rows = audit::newest(app.store.database(), None, NEWEST).await?;
+    Ok(HttpResponse::Ok().json(rows))
+}
+
 /// Recompute the record's chains, against kept heads where given; an empty list checks the chains alone
 #[utoipa::path(post, path = "/audit/verify", request_body(content = Vec<serde_json::Value>, description = "kept heads"),
     responses((status = 200, description = "rows, faults, heads")))]

@@ -126,7 +126,7 @@ async fn a_signer_is_followed_in_good_time_and_stays_until_its_last_certificate_
     })
     .await;
     let told = async |member: &str, value: &str| {
-        let rows = service.admin_get("attestations").await;
+        let rows = service.admin_get("audit").await;
         let mut rows = rows.as_array().unwrap().iter();
         rows.any(|row| row["kind"] == "attestation-signer" && row["body"][member] == value)
     };

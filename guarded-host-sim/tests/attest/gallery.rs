@@ -270,7 +270,7 @@ async fn each_ek_certificate_is_taken_or_refused_with_its_reason() {
         ..Dials::default()
     };
     for (certificate, reason) in [
-        (EkCertificate::Expired, "not within its dates"),
+        (EkCertificate::Expired, "expired at 2020-01-01T00:00:00Z"),
         (EkCertificate::UnknownVendor, "trusted"),
     ] {
         lab.reboot(&with(certificate));
