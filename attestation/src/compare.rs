@@ -206,7 +206,7 @@ fn bytes_text(bytes: &[u8]) -> String {
     let wide = String::from_utf16_lossy(&units.collect::<Vec<_>>())
         .trim_end_matches('\0')
         .to_owned();
-    if bytes.len() % 2 == 0 && plain(&wide) && wide.len() > 3 {
+    if bytes.len().is_multiple_of(2) && plain(&wide) && wide.len() > 3 {
         return wide.chars().take(LONGEST_TEXT).collect();
     }
     let head = bytes.get(..16).unwrap_or(bytes);

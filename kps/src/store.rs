@@ -212,7 +212,7 @@ impl Store {
         on_database!(&self.0, read, pool => {
             let rows = sqlx::query(
                 "SELECT thumbprint, role, is_primary, is_enabled, certificate, sealed_key, token_key, request_id \
-                 FROM guardian_certificate ORDER BY role DESC, is_primary DESC, added_at DESC, thumbprint",
+                 FROM guardian_certificate ORDER BY role DESC, is_primary DESC, thumbprint",
             )
             .fetch_all(pool)
             .await?;
