@@ -88,7 +88,7 @@ impl Evidence {
     }
 }
 
-/// Keeps what `name` brought, unless it is what it brought last; older logs than the last [`KEPT`] go.
+/// Keeps what `name` brought, unless it is what it brought last; older logs than the last three go.
 pub async fn keep(
     database: &Database,
     subject: Subject,
