@@ -8,8 +8,8 @@ RUN command -v swtpm_setup >/dev/null || ( \
       apt-get install -y --no-install-recommends swtpm swtpm-tools util-linux && \
       rm -rf /var/lib/apt/lists/* )
 RUN useradd --system --uid 10001 --create-home lab && \
-    mkdir -p /attestation /kps /lab /shared /clocks /hosts /volume && \
-    chown lab: /attestation /kps /lab /shared /clocks /hosts /volume
+    mkdir -p /attestation /kps /lab /shared /clocks /hosts/host01 /hosts/host02 /volume && \
+    chown lab: /attestation /kps /lab /shared /clocks /hosts /hosts/* /volume
 ARG BINARIES=target/debug
 COPY ${BINARIES}/attestation ${BINARIES}/kps ${BINARIES}/guarded-host-sim /usr/local/bin/
 USER lab
