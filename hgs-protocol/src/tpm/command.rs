@@ -3,6 +3,10 @@
 //! A function here gives a [`Call`]; how it is authorised is chosen by whoever encodes it: not at
 //! all, by a password, or by a [`super::session::SaltedSession`].
 
+use std::fmt;
+
+use zeroize::Zeroizing;
+
 use super::{
     ALG_AES, ALG_CFB, ALG_NULL, ALG_SHA256, MAX_MESSAGE, PcrSelection, RH_NULL, RH_OWNER, Reader, Sized16,
     TAG_NO_SESSIONS, TAG_SESSIONS, TpmError, public,
@@ -83,12 +87,21 @@ impl CommandCode {
 }
 
 /// A command before it is authorised: code, handles with the names that a session's HMAC covers,
-/// and parameters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// and parameters. The parameters may hold a secret: they are wiped, and `Debug` leaves them out.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Call {
     pub(super) code: CommandCode,
     pub(super) handles: Vec<(u32, Vec<u8>)>,
-    pub(super) parameters: Vec<u8>,
+    pub(super) parameters: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("code", &self.code)
+            .field("handles", &self.handles)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Call {
@@ -245,10 +258,11 @@ pub fn create_primary_storage_key() -> Call {
 /// TPM2_Create of sealed `data` under `parent`, to be opened by `policy` only. The data is the
 /// first parameter: send it under a session that encrypts.
 pub fn create_sealed(parent: u32, parent_name: &[u8], data: &[u8], policy: &[u8; 32]) -> Call {
-    let mut sensitive = Vec::new();
+    // Room for all of it at once: a vector that grows leaves copies behind.
+    let mut sensitive = Zeroizing::new(Vec::with_capacity(data.len() + 4));
     sensitive.push_sized(&[]);
     sensitive.push_sized(data);
-    let mut parameters = Vec::new();
+    let mut parameters = Zeroizing::new(Vec::with_capacity(sensitive.len() + 256));
     parameters.push_sized(&sensitive);
     parameters.extend(public::sealed_data_template(policy));
     parameters.push_sized(&[]);
@@ -270,7 +284,7 @@ pub fn unseal(object: u32, name: &[u8]) -> Call {
     Call {
         code: CommandCode::UNSEAL,
         handles: vec![(object, name.to_vec())],
-        parameters: Vec::new(),
+        parameters: Zeroizing::default(),
     }
 }
 
@@ -305,7 +319,7 @@ pub fn evict_control(object: u32, persistent: u32) -> Call {
 /// TPM2_NV_DefineSpace of a counter that only `auth` may read and increment. The authorisation
 /// value is the first parameter: send it under a session that encrypts.
 pub fn nv_define_counter(index: u32, auth: &[u8]) -> Call {
-    let mut parameters = Vec::new();
+    let mut parameters = Zeroizing::new(Vec::with_capacity(auth.len() + 256));
     parameters.push_sized(auth);
     parameters.push_sized(&counter_public(index, false));
     Call {
@@ -332,7 +346,7 @@ pub fn nv_increment(index: u32, written: bool) -> Call {
     Call {
         code: CommandCode::NV_INCREMENT,
         handles: vec![(index, name.clone()), (index, name)],
-        parameters: Vec::new(),
+        parameters: Zeroizing::default(),
     }
 }
 
@@ -342,7 +356,7 @@ pub fn nv_read_counter(index: u32) -> Call {
     Call {
         code: CommandCode::NV_READ,
         handles: vec![(index, name.clone()), (index, name)],
-        parameters: vec![0, 8, 0, 0],
+        parameters: vec![0, 8, 0, 0].into(),
     }
 }
 
@@ -403,7 +417,7 @@ fn call(code: CommandCode, handles: &[u32], parameters: &[u8]) -> Call {
     Call {
         code,
         handles: handles.iter().map(|h| (*h, h.to_be_bytes().to_vec())).collect(),
-        parameters: parameters.to_vec(),
+        parameters: parameters.to_vec().into(),
     }
 }
 

@@ -168,7 +168,7 @@ impl SaltedSession {
         rng: &mut dyn Random,
     ) -> Result<Vec<u8>, TpmError> {
         let nonce: [u8; 32] = rng.bytes();
-        let mut parameters = Zeroizing::new(call.parameters.clone());
+        let mut parameters = call.parameters.clone();
         if attributes & DECRYPT != 0 {
             let (key, iv) = self.parameter_key(auth, &nonce, &self.nonce_tpm);
             let first = first_parameter(&mut parameters)?;
