@@ -1,6 +1,7 @@
 //! `prepare`: makes what a fabric in containers needs before its parts start: keys, tokens and
 //! certificates of the services, the TPM maker, the name table, and the description with which the
-//! demonstration attaches. Each service finds only its own folder. Does nothing a second time.
+//! demonstration attaches. Each service finds only its own folder. Does nothing once all is there, and
+//! can be repeated when an attempt was cut short.
 
 use std::{
     collections::BTreeMap,
@@ -93,10 +94,15 @@ fn service(args: &PrepareArgs, name: &str, folder: &Path, address: IpAddr) -> an
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let rng = &mut OsRandom;
     let key = folder.join("key-encryption-key");
-    write_private(&key, &hex::encode(Secret32::random(rng).expose()))?;
+    // An attempt that was cut short may have left files. A key-encryption key is never replaced: something may be
+    // sealed under it already.
+    if !key.exists() {
+        write_private(&key, &hex::encode(Secret32::random(rng).expose()))?;
+    }
     let (token, line) = new_token(Role::Administrator, rng);
     let tokens = folder.join("admin-tokens");
     fs::write(&tokens, line + "\n")?;
+    let _ = fs::remove_dir_all(folder.join("tls"));
     let tls = tls::issue(&folder.join("tls"), &[name, &address.to_string()])?;
     let root = args.lab.join(format!("{name}-root.pem"));
     fs::copy(&tls.root, &root).with_context(|| format!("cannot write {}", root.display()))?;
@@ -145,3 +151,45 @@ fn named_address(text: &str) -> Result<(String, IpAddr), String> {
 const SERVICE: u16 = 8080;
 const ADMIN: u16 = 8444;
 const AGENT: u16 = 8700;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(folder: &Path) -> PrepareArgs {
+        let path = |name: &str| folder.join(name);
+        for name in ["lab", "shared", "clocks"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        PrepareArgs {
+            attestation: path("attestation"),
+            kps: path("kps"),
+            lab: path("lab"),
+            shared: path("shared"),
+            clocks: path("clocks"),
+            hosts: path("hosts"),
+            volume: path("volume"),
+            attestation_address: [10, 0, 0, 11].into(),
+            kps_address: [10, 0, 0, 12].into(),
+            host: vec![named_address("host01=10.0.0.21").unwrap()],
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_was_cut_short_is_repeated_and_keeps_the_key_encryption_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args(folder.path());
+        let first = service(&args, "kps", &args.kps, args.kps_address).unwrap();
+        let key = fs::read(args.kps.join("key-encryption-key")).unwrap();
+        let again = service(&args, "kps", &args.kps, args.kps_address).unwrap();
+        assert_eq!(fs::read(args.kps.join("key-encryption-key")).unwrap(), key);
+        assert_ne!(first.token, again.token);
+        assert_eq!(again.admin_url, "https://10.0.0.12:8444");
+    }
+
+    #[test]
+    fn a_host_without_an_address_is_refused() {
+        assert!(named_address("host01").is_err());
+        assert!(named_address("host01=here").is_err());
+    }
+}
