@@ -96,20 +96,21 @@ impl Vault {
     }
 }
 
-/// Makes the first self-signed pair (RSA-2048) of signing and of encryption where the service has no certificate at
-/// all; of two processes that do so at once, one wins and both use its pairs.
+/// Makes the first self-signed pair (RSA-2048) of signing and of encryption where the service has none of that kind; of two processes that do so at once, one wins and both use its pairs.
 pub async fn make_first(store: &Store, vault: &Vault, now: UnixTime, rng: &mut dyn Random) -> anyhow::Result<()> {
-    if !store.certificates().await?.is_empty() {
-        return Ok(());
-    }
+    let there = store.certificates().await?;
     for (role, name) in [(Role::Signing, "HGS Signing"), (Role::Encryption, "HGS Encryption")] {
+        // Each kind by itself: a first start may have been cut short between the two.
+        if there.iter().any(|row| row.role == role) {
+            continue;
+        }
         let mut made = vault.make(role, Suite::Rsa, name, now, rng)?;
         made.is_primary = true;
         if !store.add_certificate(&made, now).await? {
             vault.forget(&made);
         }
+        tracing::info!(kind = role.word(), "made the first certificate");
     }
-    tracing::info!("made the first signing and encryption certificates");
     Ok(())
 }
 
@@ -159,3 +160,47 @@ fn purpose(role: Role, thumbprint: &str) -> String {
 }
 
 const NO_TOKEN: &str = "its private key is in a token: start the service with --pkcs11-module and --pkcs11-pin-file";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hgs_protocol::{env::OsRandom, secret::Secret32};
+    use hgs_service::database::Database;
+
+    #[tokio::test]
+    async fn a_first_start_that_was_cut_short_is_finished_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(
+            &format!("sqlite://{}", dir.path().join("kps.db").display()),
+            &sqlx::migrate!("../migrations/kps/sqlite"),
+            &sqlx::migrate!("../migrations/kps/postgres"),
+        )
+        .await
+        .unwrap();
+        let store = Store::new(database);
+        let vault = Vault {
+            kek: Kek::new(Secret32::new([1; 32])),
+            token: None,
+        };
+        let now = UnixTime(1_800_000_000);
+        let mut signing = vault
+            .make(Role::Signing, Suite::Rsa, "HGS Signing", now, &mut OsRandom)
+            .unwrap();
+        signing.is_primary = true;
+        assert!(store.add_certificate(&signing, now).await.unwrap());
+        make_first(&store, &vault, now, &mut OsRandom).await.unwrap();
+        let made = store.certificates().await.unwrap();
+        let primaries: Vec<&str> = made
+            .iter()
+            .filter(|row| row.is_primary)
+            .map(|row| row.role.word())
+            .collect();
+        assert_eq!(primaries.len(), 2, "{primaries:?}");
+        assert!(
+            made.iter().any(|row| row.thumbprint == signing.thumbprint),
+            "the first is kept"
+        );
+        make_first(&store, &vault, now, &mut OsRandom).await.unwrap();
+        assert_eq!(store.certificates().await.unwrap().len(), 2);
+    }
+}
