@@ -11,6 +11,7 @@ use super::{Answer, App, NewFile, Paging, Problem, Refused, added, decode, diges
 use crate::{
     baseline::{CiPolicy, DumpKey, TpmBaseline},
     ci_file::CiPolicyFile,
+    evidence::{self, Subject},
     facts::Facts,
     replay::{MeasuredLog, TcgLogError},
     store::{Kind, PolicyVersion, Registered},
@@ -98,7 +99,11 @@ pub(super) async fn add_baseline(app: Data<App>, new: Json<NewFile>) -> Answer {
 #[utoipa::path(delete, path = "/tpm-baselines/{name}", params(("name" = String, Path)), responses(
     (status = 204), (status = 404, body = Refused)))]
 pub(super) async fn remove_baseline(app: Data<App>, name: Path<String>) -> Answer {
-    removed(&app, app.store.unregister(Kind::TpmBaseline, &name).await?, &name)
+    let gone = app.store.unregister(Kind::TpmBaseline, &name).await?;
+    if gone {
+        evidence::forget(app.store.database(), Subject::Baseline, &name).await?;
+    }
+    removed(&app, gone, &name)
 }
 
 /// Hold hosts against a staged baseline from now on

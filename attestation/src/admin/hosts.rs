@@ -12,6 +12,7 @@ use super::{Answer, App, Paging, Problem, Refused, added, decode, invalid, remov
 use crate::{
     ek::{EndorsementKey, EndorsementKeyError},
     ek_chain::{Anchor, ParsedCertificate, judge},
+    evidence::{self, Subject},
     platform::PlatformIdentifier,
     store::{Kind, KnownHost, Page, PolicyVersion, Registered},
 };
@@ -137,7 +138,11 @@ async fn endorsement_key(app: &App, new: &NewHost) -> Result<(EndorsementKey, Op
 #[utoipa::path(delete, path = "/tpm-hosts/{name}", params(("name" = String, Path)), responses(
     (status = 204), (status = 404, body = Refused)))]
 pub(super) async fn remove(app: Data<App>, name: Path<String>) -> Answer {
-    removed(&app, app.store.remove_host(&name).await?, &name)
+    let gone = app.store.remove_host(&name).await?;
+    if gone {
+        evidence::forget(app.store.database(), Subject::Host, &name).await?;
+    }
+    removed(&app, gone, &name)
 }
 
 #[derive(Deserialize, utoipa::ToSchema)]

@@ -44,7 +44,7 @@ pub(crate) struct Service {
     pub(crate) url: String,
     pub(crate) tls_url: Option<String>,
     pub(crate) admin: String,
-    token: String,
+    pub(crate) token: String,
     pub(crate) reviewer: String,
     pub(crate) clock: Clock,
     pub(crate) client: reqwest::Client,

@@ -141,4 +141,13 @@ async fn a_healthy_host_is_newly_failing_when_its_baseline_would_go() {
         (&json!(1), &json!(["host01"])),
         "{gone}"
     );
+    // What was kept of a host goes with it.
+    let kept = async || {
+        let url = format!("{}/admin/v1/tpm-hosts/host01/log", service.admin);
+        let request = service.client.get(url).bearer_auth(&service.token);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(kept().await, 200);
+    assert_eq!(service.admin_delete("tpm-hosts/host01").await, 204);
+    assert_eq!(kept().await, 404);
 }

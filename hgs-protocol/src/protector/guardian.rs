@@ -276,11 +276,6 @@ impl GuardianKeys {
         self.signing.push(pair);
     }
 
-    /// Adds an encryption pair that is not primary.
-    pub fn add_encryption(&mut self, pair: KeyPair) {
-        self.encryption.push(pair);
-    }
-
     /// The guardian's name.
     pub fn name(&self) -> &str {
         &self.name

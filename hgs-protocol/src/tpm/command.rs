@@ -217,11 +217,6 @@ pub fn shutdown_state() -> Call {
     call(CommandCode::SHUTDOWN, &[], &[0, 1])
 }
 
-/// TPM2_SelfTest of everything.
-pub fn self_test() -> Call {
-    call(CommandCode::SELF_TEST, &[], &[1])
-}
-
 /// TPM2_GetRandom.
 pub fn get_random(count: u16) -> Call {
     call(CommandCode::GET_RANDOM, &[], &count.to_be_bytes())
@@ -301,11 +296,6 @@ pub fn policy_pcr(session: u32, selection: PcrSelection) -> Call {
     call(CommandCode::POLICY_PCR, &[session], &parameters)
 }
 
-/// TPM2_PolicyAuthValue: the policy session also demands the object's authorisation value.
-pub fn policy_auth_value(session: u32) -> Call {
-    call(CommandCode::POLICY_AUTH_VALUE, &[session], &[])
-}
-
 /// TPM2_EvictControl: makes the transient `object` persistent at `persistent`, or removes it when
 /// both are the same. Authorised by the owner's empty password.
 pub fn evict_control(object: u32, persistent: u32) -> Call {
@@ -332,11 +322,6 @@ pub fn nv_define_counter(index: u32, auth: &[u8]) -> Call {
 /// TPM2_NV_UndefineSpace. Authorised by the owner's empty password.
 pub fn nv_undefine(index: u32) -> Call {
     call(CommandCode::NV_UNDEFINE_SPACE, &[RH_OWNER, index], &[])
-}
-
-/// TPM2_NV_ReadPublic.
-pub fn nv_read_public(index: u32) -> Call {
-    call(CommandCode::NV_READ_PUBLIC, &[index], &[])
 }
 
 /// TPM2_NV_Increment of a counter of [`nv_define_counter`]; `written` says whether it was
