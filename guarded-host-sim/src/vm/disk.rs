@@ -8,7 +8,7 @@
 //! at its own place is accepted: as with any disk encryption of this kind, rollback is not detected.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io,
     os::unix::fs::FileExt,
     path::Path,
@@ -58,12 +58,15 @@ pub enum DiskError {
     /// The file is not a plain file on the volume of this host.
     #[error("the disk is not a file on this host's volume")]
     Elsewhere,
+    /// A guest has it, here or on another host, or its owner.
+    #[error("the disk is in use: the VM runs elsewhere, or its owner works on it at the moment")]
+    InUse,
     /// The file system refused.
     #[error("disk: {0}")]
     Io(#[from] io::Error),
 }
 
-/// A disk whose volume is locked.
+/// A disk whose volume is locked. Nobody else has the disk open as long as this or its [`Disk`] lives.
 pub struct LockedDisk {
     file: File,
     vm: VmId,
@@ -108,6 +111,12 @@ impl LockedDisk {
     }
 
     fn read(file: File) -> Result<LockedDisk, DiskError> {
+        // A lock of the file system, so that it ends with the process however that ends.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DiskError::InUse),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
         let mut header = vec![0; SLOT];
         file.read_exact_at(&mut header, 0).map_err(|_| DiskError::Format)?;
         let (vm, chunks, sealed_key) = parse_header(&header).ok_or(DiskError::Format)?;
@@ -240,6 +249,8 @@ mod tests {
         let disk = locked.unlock(key.clone());
         assert!(disk.read(0).unwrap().starts_with(b"secret\0"));
         disk.write(3, b"new", &mut rng).unwrap();
+        assert!(matches!(LockedDisk::open(file.path()), Err(DiskError::InUse)));
+        drop(disk);
         let again = LockedDisk::open(file.path()).unwrap().unlock(key);
         assert!(again.read(3).unwrap().starts_with(b"new\0"));
         assert!(again.read(0).unwrap().starts_with(b"secret\0"));

@@ -288,18 +288,20 @@ mod tests {
         // Moved: same boot, same PCRs, same secret.
         let before = running.report();
         let memory = running.expose_memory();
+        drop(running);
         let state = vtpm.suspend().unwrap();
         let mut vtpm = Vtpm::resume("vm1", &state, &run).unwrap();
         let moved = guest::Guest::resume(vm, &memory, LockedDisk::open(&disk).unwrap()).unwrap();
         assert_eq!(vtpm.pcr(BOOT_PCR).unwrap(), expected_boot_pcr());
         assert_eq!(moved.prove(b"d"), guest::proof(&proof_key, b"d"));
         assert_eq!((moved.report().boot_id, moved.report().boots), (before.boot_id, 1));
-        drop(vtpm);
+        drop((vtpm, moved));
 
         // A cold boot counts on.
         let mut vtpm = Vtpm::power_on("vm1", &state, &run).unwrap();
         let again = guest::Guest::boot(vm, &mut vtpm, LockedDisk::open(&disk).unwrap(), rng).unwrap();
         assert_eq!(again.report().boots, 2);
+        drop(again);
 
         // Another vTPM does not load the sealed key, and another VM does not take the disk.
         let stranger = Vtpm::manufacture(&maker, "vm2", &dir.path().join("vtpm2"), rng).unwrap();
