@@ -75,7 +75,10 @@ impl Refusal {
             Refusal::AccessDenied => (
                 "KeyProtectionAccessDeniedException",
                 403,
-                "No wrapping of the key protector is for this key protection service.".to_owned(),
+                // Whoever has the protector reads the same in it, so this gives nothing away.
+                "No wrapping of the key protector is for a certificate that this key protection service has and has \
+                 enabled. The VM's owner can give it a new protector; a backup of this service may have the certificate."
+                    .to_owned(),
             ),
             Refusal::Metadata(cause) => ("MetadataException", 500, cause.to_string()),
             Refusal::Unavailable => (
@@ -172,7 +175,9 @@ mod tests {
              InvalidProtectorException 400 The key protector is not valid.\n\
              InvalidProtectorException 400 The key protector is not valid.\n\
              InvalidWrappingException 400 The wrapping with Id 2 is not valid.\n\
-             KeyProtectionAccessDeniedException 403 No wrapping of the key protector is for this key protection service.\n\
+             KeyProtectionAccessDeniedException 403 No wrapping of the key protector is for a certificate that this key \
+             protection service has and has enabled. The VM's owner can give it a new protector; a backup of this service \
+             may have the certificate.\n\
              MetadataException 500 Primary Encryption Certificate not found\n\
              MetadataException 500 Primary Signing Certificate not found\n\
              UnavailableException 503 The service is not available at the moment. Try again.\n\
