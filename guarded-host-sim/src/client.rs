@@ -29,6 +29,9 @@ pub enum ClientError {
     /// Not a URL of http or https with a host.
     #[error("{0} is not an http or https URL")]
     Url(String),
+    /// No URL was given.
+    #[error("no {0} is configured")]
+    NotConfigured(&'static str),
     /// The fabric does not know the name.
     #[error("the name {0} is not in the fabric's name table")]
     UnknownName(String),
@@ -59,6 +62,13 @@ pub enum ClientError {
         /// What the caller takes, in bytes.
         limit: usize,
     },
+}
+
+impl ClientError {
+    /// Whether nothing was heard of the service, as in an outage.
+    pub fn is_no_contact(&self) -> bool {
+        matches!(self, ClientError::UnknownName(_) | ClientError::Unreachable { .. })
+    }
 }
 
 /// An answer, whatever its status.

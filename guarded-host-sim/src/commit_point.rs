@@ -1,11 +1,11 @@
-//! Commit points: the instants of a power-on and of a migration at which a test ends a process.
+//! Commit points: the instants of a power-on, a migration and a re-key at which a test ends a process.
 //!
 //! Each is named where it stands in the code. With `LAB_CRASH_AT=<name>` in its environment a
 //! process kills itself there, as a power cut would; without it a commit point does nothing.
 
 /// Every commit point, in the order in which an operation passes them. A test holds this list
 /// against the source and ends an operation at each.
-pub const COMMIT_POINTS: [(&str, &str); 13] = [
+pub const COMMIT_POINTS: [(&str, &str); 16] = [
     ("power-on:attested", "agent: the health certificate is at hand"),
     ("power-on:rolled", "agent: the KPS has answered, nothing is written"),
     (
@@ -27,6 +27,10 @@ pub const COMMIT_POINTS: [(&str, &str); 13] = [
     ("power-on:vtpm-started", "store: the vTPM runs, the guest does not"),
     ("power-on:booted", "store: the guest has read its secret"),
     (
+        "offline:counted",
+        "store: an offline start is counted, the state is not opened (then as a power-on)",
+    ),
+    (
         "migration:saved",
         "store of the source: the guest is suspended and packed",
     ),
@@ -46,6 +50,11 @@ pub const COMMIT_POINTS: [(&str, &str); 13] = [
         "migration:resumed",
         "store of the target: the guest runs again, the source does not know",
     ),
+    (
+        "rekey:written",
+        "owner: the new protector and state are durable, not committed",
+    ),
+    ("rekey:committed", "owner: the new protector counts"),
 ];
 
 /// Ends this process at once when the environment names this point.

@@ -16,7 +16,8 @@ use crate::{
     vm::{
         VmId, VmName,
         guest::{self, GuestError},
-        state::{GuestState, StateError, StateHeader},
+        rekey::{RekeyError, rekey},
+        state::{Age, GuestState, StateError, StateHeader},
         volume::{Generation, Volume, VolumeError},
         vtpm::{Vtpm, VtpmError},
     },
@@ -78,6 +79,9 @@ pub enum OwnerError {
     /// The volume refused.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// A VM got no new protector.
+    #[error(transparent)]
+    Rekey(#[from] RekeyError),
 }
 
 impl Owner {
@@ -128,7 +132,10 @@ impl Owner {
         let disk = guest::new_disk(id, secret, &proof_key, &sealed_key, &volume_key, rng)?;
 
         let (protector, key) = KeyProtector::create(&self.keys, std::slice::from_ref(guardian), rng)?;
-        let header = StateHeader { vm: id, generation: 1 };
+        let header = StateHeader {
+            vm: id,
+            age: Age::rolled(1),
+        };
         let first = Generation {
             protector: protector.to_xml(),
             guest_state: GuestState { header, vtpm }.seal(&key, rng),
@@ -139,6 +146,18 @@ impl Owner {
             id,
             proof_key,
         })
+    }
+
+    /// Gives a VM that is off a new protector for this owner and `guardians`, with a new transport key
+    /// ([`rekey`]); gives the number of the new generation.
+    pub fn rekey(
+        &self,
+        name: &VmName,
+        guardians: &[Guardian],
+        volume: &Volume,
+        rng: &mut dyn Random,
+    ) -> Result<u64, OwnerError> {
+        Ok(rekey(&self.keys, volume, name, guardians, None, rng)?)
     }
 
     /// The transport key inside a protector of one of this owner's VMs, through the owner's own

@@ -19,12 +19,14 @@ use guarded_host_sim::{
     tpm_channel::TpmChannel,
     vm::{
         VmId,
-        started::{StartedError, note_opened, note_started},
+        started::{Opening, StartedError, note_opened, note_started},
+        state::Age,
     },
 };
 use hgs_protocol::{
     crypto::RsaPublicKey,
     env::OsRandom,
+    protector::OpenedRelease,
     secret::TransportKey,
     tpm::{
         EK_HANDLE, PcrSelection, ResponseCode, SRK_HANDLE, command,
@@ -276,19 +278,32 @@ fn what_a_vm_used_up_stays_used_up_over_a_reboot() {
     };
     let rng = &mut OsRandom;
     let dials = Dials::default();
-    let (vm, used, fresh) = (VmId::random(rng), TransportKey::random(rng), TransportKey::random(rng));
+    let vm = VmId::random(rng);
+    let release = || OpenedRelease {
+        ingress: TransportKey::random(&mut OsRandom),
+        egress: TransportKey::random(&mut OsRandom),
+        max_offline_unwraps: 0,
+    };
+    let (used, fresh) = (release(), release());
+    let open = |store: &mut Store, generation, release| {
+        let opening = Opening {
+            release,
+            egress_protector: [0; 32],
+            package: None,
+        };
+        note_opened(store, vm, Age::rolled(generation), &opening, &mut OsRandom)
+    };
     let (mut opened, _) = host.boot(&dials).unwrap();
-    note_opened(&mut opened.store, vm, 4, &used, None, rng).unwrap();
+    open(&mut opened.store, 4, &used).unwrap();
 
     let (mut opened, _) = host.boot(&dials).unwrap();
-    let again = note_opened(&mut opened.store, vm, 4, &used, None, rng);
-    assert_eq!(again, Err(StartedError::AnswerUsed));
-    note_started(&mut opened.store, vm, 5, rng).unwrap();
+    assert_eq!(open(&mut opened.store, 4, &used), Err(StartedError::AnswerUsed));
+    note_started(&mut opened.store, vm, Age::rolled(5), &used.egress, rng).unwrap();
 
     let (mut opened, _) = host.boot(&dials).unwrap();
-    let older = note_opened(&mut opened.store, vm, 4, &fresh, None, rng).unwrap_err();
+    let older = open(&mut opened.store, 4, &fresh).unwrap_err();
     assert!(older.to_string().contains("has had generation 5"), "{older}");
-    note_opened(&mut opened.store, vm, 5, &fresh, None, rng).unwrap();
+    open(&mut opened.store, 5, &fresh).unwrap();
 }
 
 #[test]

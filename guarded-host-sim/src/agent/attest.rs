@@ -73,6 +73,9 @@ pub struct Outcome {
     pub substatus: Substatus,
     /// Name of the protocol's error reply, if one came.
     pub error: Option<String>,
+    /// The service was not reached or could not answer: it has said nothing about this host.
+    #[serde(default)]
+    pub no_contact: bool,
     /// For people.
     pub detail: String,
 }
@@ -106,6 +109,7 @@ impl Outcome {
             status: AttestationStatus::Passed,
             substatus: Substatus::default(),
             error: None,
+            no_contact: false,
             detail: format!("health certificate {} is valid until {to}", health.encryption.serial()),
         }
     }
@@ -126,7 +130,13 @@ impl Outcome {
             [] => String::new(),
             failed => format!(": {}", failed.join(", ")),
         };
+        let no_contact = match error {
+            AttestError::Client(error) => error.is_no_contact(),
+            AttestError::Refused(kind, _) => matches!(kind, ErrorKind::Unavailable),
+            _ => false,
+        };
         Outcome {
+            no_contact,
             detail: format!("{error}{policies}"),
             status,
             substatus,
@@ -279,10 +289,12 @@ impl Agent {
             .post(&url, "application/json", request.encode(), LARGEST_REPLY)
             .await?;
         Reply::parse(&answer.body).map_err(|e| {
-            AttestError::Service(format!(
-                "{url} answered HTTP {} and no protocol reply: {e}",
-                answer.status
-            ))
+            let reason = format!("HTTP {} and no protocol reply: {e}", answer.status);
+            match answer.status {
+                // Something before the service, or the service on its way down.
+                500.. => ClientError::Unreachable { url, reason }.into(),
+                _ => AttestError::Service(format!("{url} answered {reason}")),
+            }
         })
     }
 }

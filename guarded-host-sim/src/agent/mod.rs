@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use self::attest::{Health, blocking};
 use crate::{
-    client::{LabClient, NameTable},
+    client::{ClientError, LabClient, NameTable},
     store::protocol::{StoreClient, StoreReply, StoreRequest},
 };
 
@@ -150,17 +150,17 @@ impl Agent {
 
     /// Sends a document to an operation of key protection (`v1.0/RollTransportKey`, say); answers HTTP status and body.
     /// Retries as the protocol says (MS-KPS 3.2.5.1).
-    pub async fn key_protection(&self, operation: &str, document: Vec<u8>) -> Result<(u16, Vec<u8>), String> {
+    pub async fn key_protection(&self, operation: &str, document: Vec<u8>) -> Result<(u16, Vec<u8>), ClientError> {
         let base = self
             .args
             .key_protection_url
             .as_deref()
-            .ok_or("no key protection service is configured")?;
+            .ok_or(ClientError::NotConfigured("key protection service"))?;
         let url = format!("{}/{operation}", base.trim_end_matches('/'));
         let sent = self
             .client
             .post_with_retries(&url, "application/xml; charset=utf-8", document, MAX_RESPONSE);
-        let answer = sent.await.map_err(|e| e.to_string())?;
+        let answer = sent.await?;
         Ok((answer.status, answer.body))
     }
 
@@ -227,6 +227,7 @@ impl Agent {
             status,
             substatus: Substatus::default(),
             error: None,
+            no_contact: false,
             detail: detail.to_owned(),
         }
     }

@@ -159,26 +159,34 @@ impl Host for Agent {
     async fn health_certificate(&self, fresh: bool) -> Result<Vec<u8>, VmError> {
         Agent::health_certificate(self, fresh)
             .await
-            .map_err(|outcome| VmError::Attestation(outcome.detail))
+            .map_err(|outcome| match outcome.no_contact {
+                true => VmError::NoContact(outcome.detail),
+                false => VmError::Attestation(outcome.detail),
+            })
     }
 
     async fn roll(&self, request: Vec<u8>) -> Result<Vec<u8>, VmError> {
         // The base URL ends in `/KeyProtection` already.
         let path = ServiceVersion::V2.roll_path();
         let operation = path.split('/').skip(2).collect::<Vec<_>>().join("/");
-        let (status, body) = self
-            .key_protection(&operation, request)
-            .await
-            .map_err(VmError::Unreachable)?;
+        let answer = self.key_protection(&operation, request).await;
+        let (status, body) = answer.map_err(|error| match error.is_no_contact() {
+            true => VmError::NoContact(error.to_string()),
+            false => VmError::Unreachable(error.to_string()),
+        })?;
         if status == 200 {
             return Ok(body);
         }
-        Err(match ErrorMessage::parse(&body) {
-            Ok(error) => VmError::Kps {
+        let error = ErrorMessage::parse(&body);
+        Err(match (status, error) {
+            // A service that cannot at the moment, or a proxy before it, refuses nothing.
+            (500.., Ok(error)) => VmError::NoContact(format!("HTTP {status}, {}: {}", error.code, error.message)),
+            (500.., Err(_)) => VmError::NoContact(format!("the key protection service answered HTTP {status}")),
+            (_, Ok(error)) => VmError::Kps {
                 code: error.code,
                 message: error.message,
             },
-            Err(_) => VmError::Unreachable(format!("the key protection service answered HTTP {status}")),
+            (_, Err(_)) => VmError::Unreachable(format!("the key protection service answered HTTP {status}")),
         })
     }
 
@@ -236,7 +244,9 @@ fn answer<T: Serialize>(result: Result<T, VmError>) -> HttpResponse {
         Err(error) => {
             tracing::info!("refused: {error}");
             let mut reply = match &error {
-                VmError::Unreachable(_) => HttpResponse::BadGateway(),
+                VmError::Unreachable(_) | VmError::NoContact(_) | VmError::NotOffline { .. } => {
+                    HttpResponse::BadGateway()
+                }
                 VmError::Attestation(_) | VmError::Kps { .. } => HttpResponse::Forbidden(),
                 VmError::Volume(_)
                 | VmError::NotOwner { .. }

@@ -19,8 +19,7 @@ impl Vault for Store {
         self.secrets().records.len()
     }
 
-    fn put(&mut self, name: &str, value: Vec<u8>, rng: &mut dyn Random) -> Result<(), String> {
-        let value = Zeroizing::new(value);
+    fn put(&mut self, name: &str, value: Zeroizing<Vec<u8>>, rng: &mut dyn Random) -> Result<(), String> {
         self.change(|records| drop(records.insert(name.to_owned(), value)), rng)
             .map_err(|e| e.to_string())
     }

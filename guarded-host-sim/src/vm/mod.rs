@@ -6,8 +6,10 @@
 pub mod disk;
 pub mod fields;
 pub mod guest;
+pub mod offline;
 pub mod operation;
 pub mod package;
+pub mod rekey;
 pub mod request;
 pub mod shielded;
 pub mod started;

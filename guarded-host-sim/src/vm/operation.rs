@@ -54,6 +54,18 @@ pub struct MigrationOffer {
     pub package: Blob,
 }
 
+/// A VM that was started.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct PoweredOn {
+    /// What the guest tells of itself.
+    #[serde(flatten)]
+    pub guest: GuestReport,
+    /// True when neither attestation nor key protection was reached and the key kept from the last roll served.
+    pub offline: bool,
+    /// How often this host may start the VM offline from now on, until the next start with contact.
+    pub offline_starts_left: u32,
+}
+
 /// How a migration ended.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Migrated {
@@ -92,6 +104,17 @@ pub enum VmError {
         /// The message.
         message: String,
     },
+    /// Attestation or key protection does not answer, or cannot at the moment (5xx): nobody has refused.
+    #[error("no contact with the Host Guardian Service: {0}")]
+    NoContact(String),
+    /// Nobody has refused, and the store does not start the VM offline.
+    #[error("no contact with the Host Guardian Service: {contact}; {store}")]
+    NotOffline {
+        /// Why there is no contact.
+        contact: String,
+        /// Why the store starts nothing.
+        store: String,
+    },
     /// The VBS store refused.
     #[error("the VBS store refuses: {0}")]
     Store(String),
@@ -111,32 +134,53 @@ pub enum VmError {
     },
 }
 
-/// Starts a VM that this host owns.
+/// Starts a VM that this host owns. Whoever refuses, attestation or KPS, is obeyed; when neither is
+/// reached, the store is asked for a start with the key of the last roll.
 pub async fn power_on(
     host: &impl Host,
     volume: &Volume,
     name: &VmName,
     rng: &mut dyn Random,
-) -> Result<GuestReport, VmError> {
+) -> Result<PoweredOn, VmError> {
     let folder = volume.vm(name)?;
     let current = folder.current()?;
     require_owner(host, name, &current)?;
     let ingress = folder.read_generation(&current.generation)?;
-    let answer = roll(host, &ingress.protector).await?;
-    commit_point("power-on:rolled");
-    let request = VmRequest::PreparePowerOn {
-        ingress_protector: Blob(ingress.protector),
-        answer: Blob(answer),
-        guest_state: Blob(ingress.guest_state),
+    let (offline, prepared) = match roll(host, &ingress.protector).await {
+        Ok(answer) => {
+            commit_point("power-on:rolled");
+            let request = VmRequest::PreparePowerOn {
+                ingress_protector: Blob(ingress.protector),
+                answer: Blob(answer),
+                guest_state: Blob(ingress.guest_state),
+            };
+            (false, prepare(host, request).await?)
+        }
+        Err(VmError::NoContact(contact)) => {
+            let request = VmRequest::PrepareOffline {
+                protector: Blob(ingress.protector),
+                guest_state: Blob(ingress.guest_state),
+            };
+            let refused = |error| match error {
+                VmError::Store(store) => VmError::NotOffline { contact, store },
+                other => other,
+            };
+            (true, prepare(host, request).await.map_err(refused)?)
+        }
+        Err(refused) => return Err(refused),
     };
-    let (generation, files) = prepare(host, request).await?;
-    let committed = folder.write_generation(generation, &files, rng).and_then(|written| {
+    let written = folder.write_generation(prepared.generation, &prepared.files, rng);
+    let committed = written.and_then(|written| {
         commit_point("power-on:written");
         folder.commit(&current, written, host.name(), None)
     });
     or_forget(host, &current, committed).await?;
     commit_point("power-on:committed");
-    start(host, &folder, &current).await
+    Ok(PoweredOn {
+        guest: start(host, &folder, &current).await?,
+        offline,
+        offline_starts_left: prepared.offline_starts_left,
+    })
 }
 
 /// Stops a VM in an orderly way and writes its vTPM's state back.
@@ -258,8 +302,9 @@ pub async fn receive(
         answer: Blob(answer),
         package: offer.package,
     };
-    let (generation, files) = prepare(host, request).await?;
-    let committed = folder.write_generation(generation, &files, rng).and_then(|written| {
+    let prepared = prepare(host, request).await?;
+    let written = folder.write_generation(prepared.generation, &prepared.files, rng);
+    let committed = written.and_then(|written| {
         commit_point("migration:written");
         folder.commit(&current, written, host.name(), Some(offer.migration))
     });
@@ -269,35 +314,54 @@ pub async fn receive(
 }
 
 /// Rolls the transport key; after a HealthCertificateException attests again once (protocol
-/// reference 5.9).
+/// reference 5.9). A refusal stays a refusal, whoever does not answer after it.
 async fn roll(host: &impl Host, ingress_protector: &[u8]) -> Result<Vec<u8>, VmError> {
     let certificate = host.health_certificate(false).await?;
     commit_point("power-on:attested");
     let request = |certificate| RollTransportKeyRequest::new(ingress_protector.to_vec(), certificate).encode();
-    match host.roll(request(certificate)).await {
-        Err(VmError::Kps { code, .. }) if code == "HealthCertificateException" => {
-            let certificate = host.health_certificate(true).await?;
-            host.roll(request(certificate)).await
-        }
-        answer => answer,
+    let (code, message) = match host.roll(request(certificate)).await {
+        Err(VmError::Kps { code, message }) if code == "HealthCertificateException" => (code, message),
+        answer => return answer,
+    };
+    let again = match host.health_certificate(true).await {
+        Ok(certificate) => host.roll(request(certificate)).await,
+        Err(failed) => Err(failed),
+    };
+    match again {
+        Err(VmError::NoContact(reason)) => Err(VmError::Kps {
+            code,
+            message: format!("{message} A second attempt had no contact: {reason}"),
+        }),
+        again => again,
     }
 }
 
-async fn prepare(host: &impl Host, request: VmRequest) -> Result<(u64, Generation), VmError> {
+/// What the store has sealed for the next start.
+struct ForStart {
+    generation: u64,
+    files: Generation,
+    offline_starts_left: u32,
+}
+
+async fn prepare(host: &impl Host, request: VmRequest) -> Result<ForStart, VmError> {
     let VmReply::Prepared {
         generation,
         protector,
         guest_state,
+        offline_starts_left,
         ..
     } = host.store(request).await?
     else {
         return Err(unexpected());
     };
-    let files = Generation {
-        protector: protector.0,
-        guest_state: guest_state.0,
-    };
-    Ok((generation, files))
+    Ok(ForStart {
+        generation,
+        files: Generation {
+            protector: protector.0,
+            guest_state: guest_state.0,
+        },
+        offline_starts_left,
+    })
 }
 
 /// A VM that was prepared and not committed (the volume failed, or somebody was faster: the source

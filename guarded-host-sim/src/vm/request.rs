@@ -39,6 +39,13 @@ pub enum VmRequest {
         /// The sealed state that belongs to the ingress protector.
         guest_state: Blob,
     },
+    /// [`ShieldedVms::prepare_offline`].
+    PrepareOffline {
+        /// The protector on the volume.
+        protector: Blob,
+        /// The sealed state that belongs to it.
+        guest_state: Blob,
+    },
     /// [`ShieldedVms::prepare_resume`].
     PrepareResume {
         /// The protector that was sent to the KPS.
@@ -93,12 +100,14 @@ pub enum VmReply {
     Prepared {
         /// The VM.
         vm: VmId,
-        /// Number of the new generation.
+        /// Its generation.
         generation: u64,
-        /// The egress protector.
+        /// The protector with the key of the state.
         protector: Blob,
-        /// The state under the egress key.
+        /// The state, sealed anew.
         guest_state: Blob,
+        /// How often this host may start the VM offline after this start.
+        offline_starts_left: u32,
     },
     /// The guest runs.
     Started {
@@ -158,6 +167,9 @@ impl ShieldedVms {
                 answer,
                 guest_state,
             } => prepared(self.prepare_power_on(vault, &ingress_protector.0, &answer.0, &guest_state.0, rng)?),
+            VmRequest::PrepareOffline { protector, guest_state } => {
+                prepared(self.prepare_offline(vault, &protector.0, &guest_state.0, rng)?)
+            }
             VmRequest::PrepareResume {
                 ingress_protector,
                 answer,
@@ -167,7 +179,7 @@ impl ShieldedVms {
                 guest: self.start(vault, vm, &name, &disk, rng)?,
             },
             VmRequest::Save { vm, migration } => VmReply::Saved {
-                package: Blob(self.save(vm, migration, rng)?),
+                package: Blob(self.save(vault, vm, migration, rng)?),
             },
             VmRequest::PowerOff { vm } => VmReply::Off {
                 guest_state: Blob(self.power_off(vm, rng)?),
@@ -193,6 +205,7 @@ fn prepared(prepared: Prepared) -> VmReply {
         generation: prepared.generation,
         protector: Blob(prepared.protector),
         guest_state: Blob(prepared.guest_state),
+        offline_starts_left: prepared.offline_starts_left,
     }
 }
 

@@ -5,7 +5,8 @@
 //! in was carried by the agent, an adversary: protector, answer, state and package are taken only
 //! when they open and fit together (protocol reference 5.9). The egress key is used only after the
 //! state has opened under the ingress key, and after the sealed record ([`super::started`]) has taken
-//! note: an answer, a package or a generation of the past opens nothing again on this host.
+//! note: an answer, a package or a generation of the past opens nothing again on this host. A key kept
+//! from the last roll is used only after its use was counted ([`super::offline`]).
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use std::{
 use hgs_protocol::{
     crypto::RsaPrivateKey,
     env::Random,
-    protector::{OpenedRelease, ReleaseError, RollError, check_roll, open_release},
+    protector::{KeyProtector, OpenedRelease, ReleaseError, RollError, check_roll, open_release},
     secret::TransportKey,
     wire::kps::RollTransportKeyResponse,
     xml::XmlError,
@@ -27,8 +28,8 @@ use super::{
     disk::{DiskError, LockedDisk},
     guest::{Guest, GuestError, GuestReport},
     package::{LARGEST_PACKAGE, MigrationId, Package, PackageError, PackageHeader},
-    started::{StartedError, Vault, note_opened, note_started},
-    state::{GuestState, StateError, StateHeader, VtpmState},
+    started::{Opening, StartedError, Vault, note_leaving, note_offline, note_opened, note_started},
+    state::{Age, GuestState, StateError, StateHeader, VtpmState},
     vtpm::{Vtpm, VtpmError},
 };
 use crate::commit_point::commit_point;
@@ -43,7 +44,7 @@ pub struct ShieldedVms {
 struct Vm {
     /// The transport key under which the VM's state is sealed now.
     key: TransportKey,
-    generation: u64,
+    age: Age,
     phase: Phase,
 }
 
@@ -66,12 +67,14 @@ enum Phase {
 pub struct Prepared {
     /// The VM.
     pub vm: VmId,
-    /// Number of the new generation.
+    /// Its generation: a new one, or the one before when the start is offline.
     pub generation: u64,
-    /// The egress protector.
+    /// The protector with the key of the state.
     pub protector: Vec<u8>,
-    /// The state, sealed under the egress key.
+    /// The state, sealed anew.
     pub guest_state: Vec<u8>,
+    /// How often this host may start the VM offline after this start.
+    pub offline_starts_left: u32,
 }
 
 /// Where a VM stands on this host.
@@ -153,11 +156,40 @@ impl ShieldedVms {
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
         self.refuse_running(StateHeader::read(guest_state)?.vm)?;
-        let (release, protector) = released(vault.vsm_key(), ingress_protector, answer)?;
-        let state = GuestState::open(guest_state, &release.ingress)?;
-        let StateHeader { vm, generation } = state.header;
-        note_opened(vault, vm, generation, &release.egress, None, rng)?;
-        Ok(self.prepare(state.header, state.vtpm, None, release.egress, protector, rng))
+        let released = Released::open(vault.vsm_key(), ingress_protector, answer)?;
+        let state = GuestState::open(guest_state, &released.release.ingress)?;
+        let StateHeader { vm, age } = state.header;
+        note_opened(vault, vm, age, &released.opening(None), rng)?;
+        Ok(self.prepare(vm, released.next(age), state.vtpm, None, rng))
+    }
+
+    /// As [`ShieldedVms::prepare_power_on`], without an answer of the KPS: with the key kept from the last
+    /// roll, if `protector` is the one of that roll and a start is left. The start is counted before the
+    /// key is used, whatever becomes of it.
+    pub fn prepare_offline(
+        &mut self,
+        vault: &mut dyn Vault,
+        protector: &[u8],
+        guest_state: &[u8],
+        rng: &mut dyn Random,
+    ) -> Result<Prepared, ShieldedError> {
+        // Authentic only once the state has opened; until then it can do no more than cost a start.
+        let StateHeader { vm, age } = StateHeader::read(guest_state)?;
+        self.refuse_running(vm)?;
+        let digest = KeyProtector::parse(protector).map_err(RollError::Ingress)?.digest();
+        let start = note_offline(vault, vm, age, &digest, rng)?;
+        commit_point("offline:counted");
+        let state = GuestState::open(guest_state, &start.key)?;
+        let next = Next {
+            age: Age {
+                generation: age.generation,
+                start: start.number,
+            },
+            key: start.key,
+            protector: protector.to_vec(),
+            offline_starts_left: start.left,
+        };
+        Ok(self.prepare(vm, next, state.vtpm, None, rng))
     }
 
     /// Opens the package of a migration and reseals the VM's state under the egress key. What was
@@ -171,55 +203,44 @@ impl ShieldedVms {
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
         self.refuse_running(PackageHeader::read(package)?.vm)?;
-        let (release, protector) = released(vault.vsm_key(), ingress_protector, answer)?;
-        let package = Package::open(package, &release.ingress)?;
+        let released = Released::open(vault.vsm_key(), ingress_protector, answer)?;
+        let package = Package::open(package, &released.release.ingress)?;
         let PackageHeader {
             vm,
             migration,
             generation,
         } = package.header;
-        note_opened(vault, vm, generation, &release.egress, Some(migration), rng)?;
-        let header = StateHeader { vm, generation };
-        Ok(self.prepare(
-            header,
-            package.vtpm,
-            Some(package.memory),
-            release.egress,
-            protector,
-            rng,
-        ))
+        let age = Age::rolled(generation);
+        note_opened(vault, vm, age, &released.opening(Some(migration)), rng)?;
+        Ok(self.prepare(vm, released.next(age), package.vtpm, Some(package.memory), rng))
     }
 
     fn prepare(
         &mut self,
-        old: StateHeader,
+        id: VmId,
+        next: Next,
         vtpm: VtpmState,
         memory: Option<Zeroizing<Vec<u8>>>,
-        key: TransportKey,
-        protector: Vec<u8>,
         rng: &mut dyn Random,
     ) -> Prepared {
-        let header = StateHeader {
-            vm: old.vm,
-            generation: old.generation.saturating_add(1),
-        };
         let guest_state = GuestState {
-            header,
+            header: StateHeader { vm: id, age: next.age },
             vtpm: vtpm.clone(),
         }
-        .seal(&key, rng);
+        .seal(&next.key, rng);
         let vm = Vm {
-            key,
-            generation: header.generation,
+            key: next.key,
+            age: next.age,
             phase: Phase::Prepared { vtpm, memory },
         };
-        self.vms.insert(header.vm, vm);
+        self.vms.insert(id, vm);
         commit_point("power-on:opened");
         Prepared {
-            vm: header.vm,
-            generation: header.generation,
-            protector,
+            vm: id,
+            generation: next.age.generation,
+            protector: next.protector,
             guest_state,
+            offline_starts_left: next.offline_starts_left,
         }
     }
 
@@ -239,7 +260,7 @@ impl ShieldedVms {
             None => Err(DiskError::Elsewhere),
         };
         let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
-        note_started(vault, id, vm.generation, rng)?;
+        note_started(vault, id, vm.age, &vm.key, rng)?;
         commit_point("power-on:recorded");
         let (vtpm, guest) = match &vm.phase {
             Phase::Prepared { vtpm, memory: None } => {
@@ -267,9 +288,16 @@ impl ShieldedVms {
     }
 
     /// Suspends a running VM and packs it for `migration`. It stays suspended here until
-    /// [`ShieldedVms::start`] (the migration failed) or [`ShieldedVms::forget`] (it succeeded).
-    pub fn save(&mut self, id: VmId, migration: MigrationId, rng: &mut dyn Random) -> Result<Vec<u8>, ShieldedError> {
-        let (key, generation, vtpm, guest) = self.take_running(id)?;
+    /// [`ShieldedVms::start`] (the migration failed) or [`ShieldedVms::forget`] (it succeeded). In
+    /// either case it does not start here offline before the next roll.
+    pub fn save(
+        &mut self,
+        vault: &mut dyn Vault,
+        id: VmId,
+        migration: MigrationId,
+        rng: &mut dyn Random,
+    ) -> Result<Vec<u8>, ShieldedError> {
+        let (key, age, vtpm, guest) = self.take_running(id)?;
         let memory = guest.expose_memory();
         drop(guest);
         // A vTPM that cannot be saved leaves the VM stopped: its state on the volume still starts.
@@ -278,7 +306,7 @@ impl ShieldedVms {
             header: PackageHeader {
                 vm: id,
                 migration,
-                generation,
+                generation: age.generation,
             },
             vtpm: vtpm.clone(),
             memory: memory.clone(),
@@ -286,10 +314,11 @@ impl ShieldedVms {
         let sealed = package.seal(&key, rng);
         let suspended = Vm {
             key,
-            generation,
+            age,
             phase: Phase::Suspended { vtpm, memory },
         };
         self.vms.insert(id, suspended);
+        note_leaving(vault, id, rng)?;
         commit_point("migration:saved");
         if sealed.len() > LARGEST_PACKAGE {
             return Err(PackageError::TooLarge.into());
@@ -299,16 +328,16 @@ impl ShieldedVms {
 
     /// Stops a running VM in an orderly way and gives its state, sealed under the current key.
     pub fn power_off(&mut self, id: VmId, rng: &mut dyn Random) -> Result<Vec<u8>, ShieldedError> {
-        let (key, generation, vtpm, guest) = self.take_running(id)?;
+        let (key, age, vtpm, guest) = self.take_running(id)?;
         drop(guest);
         let state = GuestState {
-            header: StateHeader { vm: id, generation },
+            header: StateHeader { vm: id, age },
             vtpm: vtpm.power_off()?,
         };
         Ok(state.seal(&key, rng))
     }
 
-    /// Drops every key of the VM. Refused while its guest runs. Answers whether there was one.
+    /// Drops every key of the VM from memory; what may be started offline stays sealed. Refused while its guest runs. Answers whether there was one.
     pub fn forget(&mut self, id: VmId) -> Result<bool, ShieldedError> {
         match self.vms.get(&id) {
             Some(vm) if matches!(vm.phase, Phase::Running(_)) => Err(phase_error(id, vm, "stop or migrate")),
@@ -331,14 +360,14 @@ impl ShieldedVms {
     }
 
     /// Takes a running VM out of the table: whatever fails from here on, it does not run any more.
-    fn take_running(&mut self, id: VmId) -> Result<(TransportKey, u64, Vtpm, Guest), ShieldedError> {
+    fn take_running(&mut self, id: VmId) -> Result<(TransportKey, Age, Vtpm, Guest), ShieldedError> {
         match self.vms.remove(&id) {
             None => Err(ShieldedError::NotHere(id)),
             Some(Vm {
                 key,
-                generation,
+                age,
                 phase: Phase::Running(running),
-            }) => Ok((key, generation, running.0, running.1)),
+            }) => Ok((key, age, running.0, running.1)),
             Some(vm) => {
                 let error = phase_error(id, &vm, "start");
                 self.vms.insert(id, vm);
@@ -378,14 +407,48 @@ fn phase_error(vm: VmId, here: &Vm, wanted: &'static str) -> ShieldedError {
     }
 }
 
-/// Opens the answer and checks that the egress protector follows from the ingress protector.
-fn released(
-    vsm_key: &RsaPrivateKey,
-    ingress_protector: &[u8],
-    answer: &[u8],
-) -> Result<(OpenedRelease, Vec<u8>), ShieldedError> {
-    let answer = RollTransportKeyResponse::parse(answer)?;
-    let release = open_release(&answer, vsm_key)?;
-    check_roll(ingress_protector, &answer.egress_protector, &release.egress)?;
-    Ok((release, answer.egress_protector))
+/// What a VM is sealed with for a start.
+struct Next {
+    age: Age,
+    key: TransportKey,
+    protector: Vec<u8>,
+    offline_starts_left: u32,
+}
+
+/// An answer of the KPS that was opened, and whose egress protector follows from the ingress protector.
+struct Released {
+    release: OpenedRelease,
+    protector: Vec<u8>,
+    digest: [u8; 32],
+}
+
+impl Released {
+    fn open(vsm_key: &RsaPrivateKey, ingress_protector: &[u8], answer: &[u8]) -> Result<Released, ShieldedError> {
+        let answer = RollTransportKeyResponse::parse(answer)?;
+        let release = open_release(&answer, vsm_key)?;
+        let egress = check_roll(ingress_protector, &answer.egress_protector, &release.egress)?;
+        Ok(Released {
+            release,
+            protector: answer.egress_protector,
+            digest: egress.digest(),
+        })
+    }
+
+    fn opening(&self, package: Option<MigrationId>) -> Opening<'_> {
+        Opening {
+            release: &self.release,
+            egress_protector: self.digest,
+            package,
+        }
+    }
+
+    /// After the state of `age`.
+    fn next(self, age: Age) -> Next {
+        Next {
+            age: Age::rolled(age.generation.saturating_add(1)),
+            offline_starts_left: self.release.max_offline_unwraps,
+            key: self.release.egress,
+            protector: self.protector,
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! `guest-state.bin`: the vTPM of a VM at rest, sealed under the VM's transport key.
 //!
-//! Header (authenticated, in clear): `HGSVMST1`, VM id (16), generation (u64 LE). Body: AES-256-GCM
-//! under HKDF(transport key, `HGS-VM-STATE`, VM id) of the fields K_v (32 bytes, the key under which
+//! Header (authenticated, in clear): `HGSVMST2`, VM id (16), age: generation (u64 LE) and offline start
+//! (u32 LE). Body: AES-256-GCM under HKDF(transport key, `HGS-VM-STATE`, VM id) of the fields K_v (32 bytes, the key under which
 //! the vTPM encrypts its own files) and the vTPM's permanent state. A VM's state is resealed under
-//! the egress key at every roll, so the key of an earlier generation opens nothing later.
+//! the egress key at every roll, so the key of an earlier generation opens nothing later. A start
+//! without contact brings no new key: the state keeps its generation and gets the number of that start.
+
+use std::fmt;
 
 use hgs_protocol::{
     crypto::{gcm_open, gcm_seal, hkdf_sha256},
@@ -14,8 +17,8 @@ use zeroize::Zeroizing;
 
 use super::{VmId, fields};
 
-const MAGIC: &[u8; 8] = b"HGSVMST1";
-const HEADER: usize = 8 + 16 + 8;
+const MAGIC: &[u8; 8] = b"HGSVMST2";
+const HEADER: usize = 8 + 16 + 8 + 4;
 const LABEL: &str = "HGS-VM-STATE";
 
 /// A vTPM that is not running: its key and its files, which are encrypted under that key.
@@ -40,13 +43,39 @@ pub enum StateError {
     Sealed,
 }
 
+/// How new a state is. A later one compares greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    /// Counts the rolls of the VM's transport key, from 1. One generation, one key.
+    pub generation: u64,
+    /// Which offline start since that roll, from 1; 0 before the first.
+    pub start: u32,
+}
+
+impl Age {
+    /// Just rolled to `generation`.
+    pub fn rolled(generation: u64) -> Age {
+        Age { generation, start: 0 }
+    }
+}
+
+/// `3`, and `3.1` after the first offline start of generation 3.
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.start {
+            0 => write!(f, "{}", self.generation),
+            start => write!(f, "{}.{start}", self.generation),
+        }
+    }
+}
+
 /// What the header of a guest state says. Authenticated only once the state has opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateHeader {
     /// The VM.
     pub vm: VmId,
-    /// Counts the rolls of the VM's transport key, from 1.
-    pub generation: u64,
+    /// How new the state is.
+    pub age: Age,
 }
 
 /// An opened guest state.
@@ -63,18 +92,21 @@ impl StateHeader {
         let parts = |rest: &mut &[u8]| {
             let magic = fields::take_array::<8>(rest)?;
             let vm = fields::take_array::<16>(rest)?;
-            let generation = fields::take_u64(rest)?;
+            let age = Age {
+                generation: fields::take_u64(rest)?,
+                start: fields::take_u32(rest)?,
+            };
             (magic == *MAGIC).then_some(StateHeader {
                 vm: VmId(uuid::Uuid::from_bytes(vm)),
-                generation,
+                age,
             })
         };
         parts(&mut &*sealed).ok_or(StateError::Format)
     }
 
     fn encode(&self) -> Vec<u8> {
-        let generation = self.generation.to_le_bytes();
-        [MAGIC.as_slice(), self.vm.bytes(), &generation].concat()
+        let (generation, start) = (self.age.generation.to_le_bytes(), self.age.start.to_le_bytes());
+        [MAGIC.as_slice(), self.vm.bytes(), &generation, &start].concat()
     }
 }
 
@@ -120,7 +152,7 @@ mod tests {
         GuestState {
             header: StateHeader {
                 vm: VmId::random(rng),
-                generation,
+                age: Age { generation, start: 7 },
             },
             vtpm: VtpmState {
                 key: Secret32::random(rng),

@@ -132,8 +132,8 @@ pub fn open_release(response: &RollTransportKeyResponse, key: &RsaPrivateKey) ->
 
 /// The host's check after a roll (protocol reference 5.9): the same wrappings but for their
 /// TransportKey; the guardian signature by a signing certificate as it stood in the ingress
-/// protector; the TransportKeySignature under the egress key.
-pub fn check_roll(ingress: &[u8], egress: &[u8], egress_key: &TransportKey) -> Result<(), RollError> {
+/// protector; the TransportKeySignature under the egress key. Gives the egress protector.
+pub fn check_roll(ingress: &[u8], egress: &[u8], egress_key: &TransportKey) -> Result<KeyProtector, RollError> {
     let ingress = KeyProtector::parse(ingress).map_err(RollError::Ingress)?;
     let egress = KeyProtector::parse(egress).map_err(RollError::Egress)?;
     let kept = |protector: &KeyProtector| {
@@ -154,5 +154,5 @@ pub fn check_roll(ingress: &[u8], egress: &[u8], egress_key: &TransportKey) -> R
     ) {
         return Err(RollError::TransportKey);
     }
-    Ok(())
+    Ok(egress)
 }

@@ -391,21 +391,24 @@ fn a_host_refuses_an_egress_protector_that_is_not_its_own_rolled() {
     let opened = open(&xml, service()).unwrap();
     let rolled = opened.roll(service(), &mut SeededRandom::new(3)).unwrap();
     let egress = rolled.egress().to_xml();
-    assert_eq!(check_roll(&xml, &egress, &key), Err(RollError::TransportKey));
+    assert_eq!(check_roll(&xml, &egress, &key).map(drop), Err(RollError::TransportKey));
     let (foreign, foreign_key) =
         KeyProtector::create(keys(2), &[service().guardian().unwrap()], &mut SeededRandom::new(4)).unwrap();
     assert_eq!(
-        check_roll(&xml, &foreign.to_xml(), &foreign_key),
+        check_roll(&xml, &foreign.to_xml(), &foreign_key).map(drop),
         Err(RollError::Wrappings)
     );
     let mut fewer = rolled.egress().wrappings.clone();
     fewer.pop();
     let fewer = create::seal(fewer, &key, WrappingId(1), &owner().signing()[0], 0).unwrap();
-    assert_eq!(check_roll(&xml, &fewer.to_xml(), &key), Err(RollError::Wrappings));
+    assert_eq!(
+        check_roll(&xml, &fewer.to_xml(), &key).map(drop),
+        Err(RollError::Wrappings)
+    );
     let mut unsigned = rolled.egress().clone();
     unsigned.guardian_signature.value[9] ^= 1;
     assert!(matches!(
-        check_roll(&xml, &unsigned.to_xml(), rolled.transport_key()),
+        check_roll(&xml, &unsigned.to_xml(), rolled.transport_key()).map(drop),
         Err(RollError::Egress(ProtectorError::GuardianSignature))
     ));
 }

@@ -51,6 +51,8 @@ struct TestHost<'a> {
     kept: RefCell<Vec<VmRequest>>,
     /// Happens while the KPS is asked.
     meanwhile: Cell<Meanwhile>,
+    /// How many offline starts the KPS allows.
+    limit: Cell<u32>,
     kps: &'a GuardianKeys,
     volume: &'a Volume,
     target: RefCell<Option<Rc<TestHost<'a>>>>,
@@ -84,6 +86,8 @@ enum Meanwhile {
     NoSpace,
     /// Somebody else commits.
     Commit,
+    /// The KPS is not reached.
+    Outage,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -103,6 +107,7 @@ impl<'a> TestHost<'a> {
             vault: RefCell::new(MemoryVault::new()),
             kept: RefCell::default(),
             meanwhile: Cell::new(Meanwhile::Nothing),
+            limit: Cell::new(0),
             kps,
             volume,
             target: RefCell::new(None),
@@ -134,6 +139,7 @@ impl Host for TestHost<'_> {
         match self.meanwhile.get() {
             Meanwhile::Nothing => {}
             Meanwhile::NoSpace => no_space(&folder, true),
+            Meanwhile::Outage => return Err(VmError::NoContact("connection refused".to_owned())),
             Meanwhile::Commit => {
                 let now = folder.current().unwrap();
                 folder
@@ -149,7 +155,7 @@ impl Host for TestHost<'_> {
             .ok_or_else(|| refuse("InvalidProtectorException"))?;
         let rolled = opened.roll(self.kps, rng).unwrap();
         let host = certified(&self.vault.borrow().key);
-        let release = seal_release(&opened, &rolled, &host, PayloadVersion::V2, 0, rng).unwrap();
+        let release = seal_release(&opened, &rolled, &host, PayloadVersion::V2, self.limit.get(), rng).unwrap();
         Ok(release.response.encode())
     }
 
@@ -212,7 +218,7 @@ async fn a_vm_lives_on_exactly_one_host() {
     // Power-on: generation 2 counts, and the first key does not open its state.
     let before = folder.read_generation(&folder.current().unwrap().generation).unwrap();
     let booted = power_on(&*one, &volume, &name, rng).await.unwrap();
-    assert_eq!(booted.boots, 1);
+    assert_eq!((booted.guest.boots, booted.offline), (1, false));
     let after = folder.read_generation(&folder.current().unwrap().generation).unwrap();
     assert!(owner.opens(&before.protector, &before.guest_state, rng).unwrap());
     assert!(owner.opens(&after.protector, &after.guest_state, rng).unwrap());
@@ -233,7 +239,10 @@ async fn a_vm_lives_on_exactly_one_host() {
     let failed = migrate(&*one, &volume, &name, &to("host02"), rng).await.unwrap_err();
     assert!(failed.to_string().contains("connection reset"), "{failed}");
     assert_eq!(one.phases(), [VmPhase::Running]);
-    assert_eq!(one.store.borrow().prove(vm.id, b"c").unwrap().1.boot_id, booted.boot_id);
+    assert_eq!(
+        one.store.borrow().prove(vm.id, b"c").unwrap().1.boot_id,
+        booted.guest.boot_id
+    );
 
     // The answer is lost: the volume tells the source that the VM has moved.
     one.wire.set(Wire::AnswerLost);
@@ -242,7 +251,10 @@ async fn a_vm_lives_on_exactly_one_host() {
     assert!(one.phases().is_empty());
     let (proof, guest) = two.store.borrow().prove(vm.id, b"moved").unwrap();
     assert_eq!(proof, vm.expected_proof(b"moved"));
-    assert_eq!(guest.boot_id, booted.boot_id, "the same boot, so the memory arrived");
+    assert_eq!(
+        guest.boot_id, booted.guest.boot_id,
+        "the same boot, so the memory arrived"
+    );
     assert_eq!(folder.current().unwrap().owner_host, "host02");
     assert!(matches!(
         power_on(&*one, &volume, &name, rng).await,
@@ -275,7 +287,7 @@ async fn a_vm_lives_on_exactly_one_host() {
 
     // And back, in good order.
     let moved = migrate(&*two, &volume, &name, &to("host01"), rng).await.unwrap();
-    assert_eq!(moved.guest.unwrap().boot_id, booted.boot_id);
+    assert_eq!(moved.guest.unwrap().boot_id, booted.guest.boot_id);
     // The package that brought the VM to the second host opens there once.
     let package = two.kept.borrow().iter().find(is_prepare).cloned().unwrap();
     let refused = two.store(package).await.unwrap_err();
@@ -302,8 +314,8 @@ async fn a_vm_lives_on_exactly_one_host() {
     // Off and on again: a new boot of the same disk.
     power_off(&*one, &volume, &name, rng).await.unwrap();
     let again = power_on(&*one, &volume, &name, rng).await.unwrap();
-    assert_eq!(again.boots, 2);
-    assert_ne!(again.boot_id, booted.boot_id);
+    assert_eq!(again.guest.boots, 2);
+    assert_ne!(again.guest.boot_id, booted.guest.boot_id);
     power_off(&*one, &volume, &name, rng).await.unwrap();
 
     // Swapped blobs of the volume are refused: the old state under the new protector, and a
@@ -369,6 +381,7 @@ impl Host for Script {
     async fn roll(&self, _: Vec<u8>) -> Result<Vec<u8>, VmError> {
         match self.codes.borrow_mut().pop() {
             None => Ok(b"answer".to_vec()),
+            Some("no contact") => Err(VmError::NoContact("connection refused".to_owned())),
             Some(code) => Err(VmError::Kps {
                 code: code.to_owned(),
                 message: String::new(),
@@ -398,6 +411,104 @@ async fn a_refused_certificate_is_renewed_once() {
         assert_eq!(roll(&host, b"").await.is_ok(), good);
         assert_eq!(*host.asked.borrow(), certificates);
     }
+}
+
+/// Whoever has refused is not asked again by way of an outage.
+#[tokio::test]
+async fn a_refusal_before_an_outage_stays_a_refusal() {
+    let host = Script::default();
+    host.codes.replace(vec!["no contact"]);
+    assert!(matches!(roll(&host, b"").await, Err(VmError::NoContact(_))));
+    host.codes.replace(vec!["no contact", "HealthCertificateException"]);
+    let refused = roll(&host, b"").await.unwrap_err();
+    assert!(matches!(&refused, VmError::Kps { code, .. } if code == "HealthCertificateException"));
+    assert!(refused.to_string().contains("connection refused"), "{refused}");
+}
+
+/// What an agent may try with offline starts: older files, kept requests, a VM that has gone.
+#[tokio::test]
+async fn an_offline_start_takes_the_newest_state_where_the_vm_has_stayed() {
+    if !crate::swtpm::available("an_offline_start_takes_the_newest_state_where_the_vm_has_stayed") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let rng: &mut dyn Random = &mut OsRandom;
+    let now = UnixTime(1_764_000_000);
+    let kps = GuardianKeys::generate("HGS", now, rng).unwrap();
+    let volume = Volume::open(&dir.path().join("volume")).unwrap();
+    let owner = Owner::new("owner", dir.path(), now, rng).unwrap();
+    let name = VmName::parse("vm1").unwrap();
+    let guardian = kps.guardian().unwrap();
+    let vm = owner
+        .shield(&name, b"the secret", &guardian, &volume, "host01", rng)
+        .unwrap();
+    let folder = volume.vm(&name).unwrap();
+    let one = TestHost::new("host01", dir.path(), &kps, &volume);
+    let two = TestHost::new("host02", dir.path(), &kps, &volume);
+    one.target.replace(Some(two.clone()));
+    two.target.replace(Some(one.clone()));
+    let files = || folder.read_generation(&folder.current().unwrap().generation).unwrap();
+    let offline = |files: &Generation| VmRequest::PrepareOffline {
+        protector: Blob(files.protector.clone()),
+        guest_state: Blob(files.guest_state.clone()),
+    };
+
+    one.limit.set(3);
+    let started = power_on(&*one, &volume, &name, rng).await.unwrap();
+    assert_eq!((started.offline, started.offline_starts_left), (false, 3));
+    power_off(&*one, &volume, &name, rng).await.unwrap();
+    let rolled = files();
+    one.meanwhile.set(Meanwhile::Outage);
+    let started = power_on(&*one, &volume, &name, rng).await.unwrap();
+    assert_eq!((started.offline, started.offline_starts_left), (true, 2));
+    // Not while it runs.
+    let running = power_on(&*one, &volume, &name, rng).await.unwrap_err();
+    assert!(running.to_string().contains("is Running"), "{running}");
+    power_off(&*one, &volume, &name, rng).await.unwrap();
+    // The key is the same, the state is newer: the owner's own key opens both.
+    assert_eq!(files().protector, rolled.protector);
+    assert!(owner.opens(&rolled.protector, &files().guest_state, rng).unwrap());
+    // The state from before that start, and a foreign one under the right protector.
+    let refused = one.store(offline(&rolled)).await.unwrap_err();
+    assert!(refused.to_string().contains("has had generation 2.1"), "{refused}");
+    // A changed state costs a start (the count comes first) and starts nothing.
+    let mut changed = files();
+    changed.guest_state[100] ^= 1;
+    let refused = one.store(offline(&changed)).await.unwrap_err();
+    assert!(refused.to_string().contains("does not open"), "{refused}");
+    assert!(one.phases().is_empty());
+    // The record outlives the process.
+    one.store
+        .replace(ShieldedVms::new(&dir.path().join("host01"), Some(one.volume.root())));
+    let started = power_on(&*one, &volume, &name, rng).await.unwrap();
+    assert_eq!((started.offline, started.offline_starts_left), (true, 0));
+    assert_eq!(started.guest.boots, 3);
+
+    // The VM moves; what its first host kept is gone, whatever its agent has kept.
+    let left = files();
+    two.limit.set(2);
+    migrate(&*one, &volume, &name, &to("host02"), rng).await.unwrap();
+    for kept in [&rolled, &left] {
+        let refused = one.store(offline(kept)).await.unwrap_err();
+        assert!(matches!(refused, VmError::Store(_)), "{refused}");
+        assert!(one.phases().is_empty());
+    }
+    let refused = one.store(offline(&left)).await.unwrap_err();
+    assert!(refused.to_string().contains("packed for a migration"), "{refused}");
+    // A VM that was packed and stayed after all starts with contact only, until the next roll.
+    two.wire.set(Wire::Cut);
+    migrate(&*two, &volume, &name, &to("host01"), rng).await.unwrap_err();
+    power_off(&*two, &volume, &name, rng).await.unwrap();
+    two.meanwhile.set(Meanwhile::Outage);
+    let refused = power_on(&*two, &volume, &name, rng).await.unwrap_err();
+    assert!(matches!(refused, VmError::NotOffline { .. }), "{refused}");
+    two.meanwhile.set(Meanwhile::Nothing);
+    let started = power_on(&*two, &volume, &name, rng).await.unwrap();
+    assert_eq!((started.offline, started.offline_starts_left), (false, 2));
+    let (proof, _) = two.store.borrow().prove(vm.id, b"c").unwrap();
+    assert_eq!(proof, vm.expected_proof(b"c"));
+    one.target.replace(None);
+    two.target.replace(None);
 }
 
 /// No key stays on a host that did not get to start the VM, and what it used is used up.
@@ -472,7 +583,10 @@ async fn a_failed_attempt_leaves_no_key_and_nothing_to_replay() {
         assert!(two.phases().is_empty());
         let vm = folder.current().unwrap().vm_id;
         if one.phases() == [VmPhase::Running] {
-            assert_eq!(one.store.borrow().prove(vm, b"c").unwrap().1.boot_id, booted.boot_id);
+            assert_eq!(
+                one.store.borrow().prove(vm, b"c").unwrap().1.boot_id,
+                booted.guest.boot_id
+            );
         }
     }
     // The package of a failed migration serves the target no second time, not even with a new answer.
