@@ -239,6 +239,22 @@ impl Service {
         self.answer("PUT", path, request).await
     }
 
+    /// PATCH of a JSON body below `/admin/v1`; gives the answer's bytes.
+    pub async fn admin_patch(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+        let request = self
+            .http
+            .patch(self.admin_path(path))
+            .bearer_auth(&self.token)
+            .json(body);
+        self.answer("PATCH", path, request).await
+    }
+
+    /// DELETE below `/admin/v1`.
+    pub async fn admin_delete(&self, path: &str) -> anyhow::Result<()> {
+        let request = self.http.delete(self.admin_path(path)).bearer_auth(&self.token);
+        self.answer("DELETE", path, request).await.map(|_| ())
+    }
+
     async fn answer(&self, verb: &str, path: &str, request: reqwest::RequestBuilder) -> anyhow::Result<Vec<u8>> {
         let answer = request
             .send()

@@ -163,11 +163,7 @@ impl Volume {
             migration: None,
         })?;
         sync_folder(&self.root)?;
-        // Whoever the volume belongs to must be able to change the VM; only root may find another there.
-        let owner = fs::metadata(&self.root).map_err(io_error("look at", &self.root))?.uid();
-        if rustix::process::geteuid().is_root() && owner != 0 {
-            crate::machine::user::give_tree(&folder.path, owner).map_err(io_error("give away", &folder.path))?;
-        }
+        give_to_owner_of(&self.root, &folder.path)?;
         Ok(folder)
     }
 
@@ -235,6 +231,7 @@ impl VmFolder {
         write_durably(&folder.join("guest-state.bin"), &files.guest_state)?;
         sync_folder(&folder)?;
         sync_folder(&self.path.join("generations"))?;
+        give_to_owner_of(&self.path, &folder)?;
         Ok(name)
     }
 
@@ -256,6 +253,7 @@ impl VmFolder {
             .truncate(false)
             .open(&path)
             .map_err(io_error("open", &path))?;
+        give_to_owner_of(&self.path, &path)?;
         lock.lock().map_err(io_error("lock", &path))?;
         let found = self.current()?;
         if found != *expected {
@@ -311,6 +309,7 @@ impl VmFolder {
         })?;
         let next = self.path.join("current.json.next");
         write_durably(&next, &text)?;
+        give_to_owner_of(&self.path, &next)?;
         fs::rename(&next, &path).map_err(io_error("replace", &path))?;
         sync_folder(&self.path)
     }
@@ -351,6 +350,16 @@ impl From<GenerationName> for String {
     fn from(name: GenerationName) -> String {
         format!("{}-{:08x}", name.number, name.tag)
     }
+}
+
+/// Whoever `folder` belongs to must be able to change what root has put below it; only root may find another
+/// there.
+fn give_to_owner_of(folder: &Path, path: &Path) -> Result<(), VolumeError> {
+    let owner = fs::metadata(folder).map_err(io_error("look at", folder))?.uid();
+    if rustix::process::geteuid().is_root() && owner != 0 {
+        crate::machine::user::give_tree(path, owner).map_err(io_error("give away", path))?;
+    }
+    Ok(())
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), VolumeError> {
