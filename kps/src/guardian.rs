@@ -172,8 +172,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(
             &format!("sqlite://{}", dir.path().join("kps.db").display()),
-            &sqlx::migrate!("../migrations/kps/sqlite"),
-            &sqlx::migrate!("../migrations/kps/postgres"),
+            &crate::SQLITE,
+            &crate::POSTGRES,
         )
         .await
         .unwrap();

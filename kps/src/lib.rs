@@ -21,6 +21,7 @@ use hgs_service::{
     serve::{Bound, Metrics, bind},
     settings::Settings,
 };
+use sqlx::migrate::Migrator;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -56,14 +57,14 @@ pub struct App {
     pub(crate) admitted: Semaphore,
 }
 
+/// The tables in SQLite.
+pub static SQLITE: Migrator = sqlx::migrate!("../migrations/kps/sqlite");
+/// The tables in PostgreSQL.
+pub static POSTGRES: Migrator = sqlx::migrate!("../migrations/kps/postgres");
+
 /// Opens the database of `settings` and brings its tables up to date.
 pub async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
-    let database = Database::open(
-        &settings.database_url,
-        &sqlx::migrate!("../migrations/kps/sqlite"),
-        &sqlx::migrate!("../migrations/kps/postgres"),
-    )
-    .await?;
+    let database = Database::open(&settings.database_url, &SQLITE, &POSTGRES).await?;
     Ok(Store::new(database))
 }
 
@@ -80,7 +81,6 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     let current = Arc::new(Current::read(store.clone(), vault.clone(), options.max_offline_unwraps).await?);
     tokio::spawn(Current::watch(Arc::downgrade(&current)));
     let metrics = Metrics::new();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let app = web::Data::from(Arc::new(App {
         current,
         vault,
@@ -89,8 +89,8 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         audit: Audit::start(database.clone(), &settings.kek, &env),
         env: env.clone(),
         metrics: metrics.clone(),
-        cores: Semaphore::new(cores),
-        admitted: Semaphore::new(cores * WAITING_PER_CORE),
+        cores: Semaphore::new(cores()),
+        admitted: Semaphore::new(capacity()),
     }));
     let admin = app.clone();
     bind(
@@ -106,6 +106,15 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
             service.app_data(admin.clone()).configure(admin::routes);
         },
     )
+}
+
+/// How many requests a process takes on at once; to one more it answers that it is busy.
+pub fn capacity() -> usize {
+    cores() * WAITING_PER_CORE
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Bytes of verified chains that are kept: those of some ten thousand VMs.

@@ -147,6 +147,61 @@ const INSERT_CERTIFICATE: &str = "INSERT INTO guardian_certificate \
 const INSERT_SIGNER: &str = "INSERT INTO attestation_signer (thumbprint, certificate, deny_issued_before, added_at) \
      VALUES ($1, $2, $3, $4) ON CONFLICT (thumbprint) DO NOTHING";
 
+const PUT_SETTINGS: &str = "UPDATE standing SET accepted_modes = $1, max_offline_unwraps = $2, allow_sha1_oaep = $3, \
+     revision = revision + 1 WHERE one = 1";
+
+// Macros, since the two engines' transactions have no common type. Each gives the number of rows.
+
+macro_rules! insert_certificate {
+    ($to:expr, $row:expr, $now:expr) => {{
+        let (sealed, token) = $row.key.columns();
+        sqlx::query(INSERT_CERTIFICATE)
+            .bind(&$row.thumbprint)
+            .bind($row.role.word())
+            .bind($row.is_primary)
+            .bind($row.is_enabled)
+            .bind(&$row.certificate)
+            .bind(sealed)
+            .bind(token)
+            .bind(&$row.request_id)
+            .bind($now.0)
+            .execute($to)
+            .await?
+            .rows_affected()
+    }};
+}
+
+macro_rules! insert_signer {
+    ($to:expr, $row:expr, $now:expr) => {
+        sqlx::query(INSERT_SIGNER)
+            .bind(&$row.thumbprint)
+            .bind(&$row.certificate)
+            .bind($row.deny_issued_before.map(|t| t.0))
+            .bind($now.0)
+            .execute($to)
+            .await?
+            .rows_affected()
+    };
+}
+
+macro_rules! put_settings {
+    ($to:expr, $settings:expr) => {
+        sqlx::query(PUT_SETTINGS)
+            .bind(
+                $settings
+                    .accepted_modes
+                    .iter()
+                    .map(|mode| format!("{mode} "))
+                    .collect::<String>(),
+            )
+            .bind($settings.max_offline_unwraps.map(i64::from))
+            .bind($settings.allow_sha1_oaep)
+            .execute($to)
+            .await?
+            .rows_affected()
+    };
+}
+
 impl KeyPlace {
     /// The columns `sealed_key` and `token_key`, of which one is filled.
     fn columns(&self) -> (Option<&[u8]>, Option<&str>) {
@@ -192,18 +247,9 @@ impl Store {
 
     /// Replaces the settings.
     pub async fn set_settings(&self, settings: &StoredSettings) -> Result<(), sqlx::Error> {
-        let modes: String = settings.accepted_modes.iter().map(|mode| format!("{mode} ")).collect();
         on_database!(&self.0, write, pool => {
-            sqlx::query(
-                "UPDATE standing SET accepted_modes = $1, max_offline_unwraps = $2, allow_sha1_oaep = $3, \
-                 revision = revision + 1 WHERE one = 1",
-            )
-            .bind(modes)
-            .bind(settings.max_offline_unwraps.map(i64::from))
-            .bind(settings.allow_sha1_oaep)
-            .execute(pool)
-            .await
-            .map(|_| ())
+            put_settings!(pool, settings);
+            Ok(())
         })
     }
 
@@ -237,23 +283,10 @@ impl Store {
 
     /// Adds a certificate; false where it, its request or (for a primary one) another primary is there already.
     pub async fn add_certificate(&self, new: &StoredCertificate, now: UnixTime) -> Result<bool, sqlx::Error> {
-        let (sealed, token) = new.key.columns();
         on_database!(&self.0, write, pool => {
             let mut transaction = pool.begin().await?;
             sqlx::query(RAISE).execute(&mut *transaction).await?;
-            let added = sqlx::query(INSERT_CERTIFICATE)
-            .bind(&new.thumbprint)
-            .bind(new.role.word())
-            .bind(new.is_primary)
-            .bind(new.is_enabled)
-            .bind(&new.certificate)
-            .bind(sealed)
-            .bind(token)
-            .bind(&new.request_id)
-            .bind(now.0)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
+            let added = insert_certificate!(&mut *transaction, new, now);
             transaction.commit().await?;
             Ok(added == 1)
         })
@@ -267,18 +300,9 @@ impl Store {
         settings: &StoredSettings,
         now: UnixTime,
     ) -> Result<bool, sqlx::Error> {
-        let modes: String = settings.accepted_modes.iter().map(|mode| format!("{mode} ")).collect();
         on_database!(&self.0, write, pool => {
             let mut transaction = pool.begin().await?;
-            sqlx::query(
-                "UPDATE standing SET accepted_modes = $1, max_offline_unwraps = $2, allow_sha1_oaep = $3, \
-                 revision = revision + 1 WHERE one = 1",
-            )
-            .bind(modes)
-            .bind(settings.max_offline_unwraps.map(i64::from))
-            .bind(settings.allow_sha1_oaep)
-            .execute(&mut *transaction)
-            .await?;
+            put_settings!(&mut *transaction, settings);
             let there: i64 = sqlx::query("SELECT count(*) FROM guardian_certificate")
                 .fetch_one(&mut *transaction)
                 .await?
@@ -287,28 +311,10 @@ impl Store {
                 return Ok(false);
             }
             for row in certificates {
-                let (sealed, token) = row.key.columns();
-                sqlx::query(INSERT_CERTIFICATE)
-                    .bind(&row.thumbprint)
-                    .bind(row.role.word())
-                    .bind(row.is_primary)
-                    .bind(row.is_enabled)
-                    .bind(&row.certificate)
-                    .bind(sealed)
-                    .bind(token)
-                    .bind(&row.request_id)
-                    .bind(now.0)
-                    .execute(&mut *transaction)
-                    .await?;
+                insert_certificate!(&mut *transaction, row, now);
             }
             for row in signers {
-                sqlx::query(INSERT_SIGNER)
-                    .bind(&row.thumbprint)
-                    .bind(&row.certificate)
-                    .bind(row.deny_issued_before.map(|t| t.0))
-                    .bind(now.0)
-                    .execute(&mut *transaction)
-                    .await?;
+                insert_signer!(&mut *transaction, row, now);
             }
             transaction.commit().await?;
             Ok(true)
@@ -386,14 +392,7 @@ impl Store {
         on_database!(&self.0, write, pool => {
             let mut transaction = pool.begin().await?;
             sqlx::query(RAISE).execute(&mut *transaction).await?;
-            let added = sqlx::query(INSERT_SIGNER)
-            .bind(&signer.thumbprint)
-            .bind(&signer.certificate)
-            .bind(signer.deny_issued_before.map(|t| t.0))
-            .bind(now.0)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
+            let added = insert_signer!(&mut *transaction, signer, now);
             transaction.commit().await?;
             Ok(added == 1)
         })
@@ -528,13 +527,7 @@ mod tests {
     }
 
     async fn open(url: &str) -> Database {
-        Database::open(
-            url,
-            &sqlx::migrate!("../migrations/kps/sqlite"),
-            &sqlx::migrate!("../migrations/kps/postgres"),
-        )
-        .await
-        .unwrap()
+        Database::open(url, &crate::SQLITE, &crate::POSTGRES).await.unwrap()
     }
 
     #[tokio::test]
