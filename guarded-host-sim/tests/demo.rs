@@ -1,13 +1,29 @@
 //! The demonstration as a user runs it: its outcome, its JSON, and what it leaves behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/private_keys.rs"]
+mod private_keys;
 mod support;
 
 use std::{
+    collections::BTreeSet,
     io::Read,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use guarded_host_sim::fabric::soft_token::{SoftTokens, TOKEN_STORE};
+use hgs_protocol::{
+    crypto::RsaPrivateKey,
+    protector::{Certificate, KeyPair, suite::PublicKey},
+};
+use hgs_service::sealed::Kek;
+use kps::{
+    guardian::Vault,
+    store::{KeyPlace, StoredCertificate},
+};
+use private_keys::{private_keys_below, private_keys_in};
 use serde_json::Value;
 use support::{Folder, kill, process, processes_of, wait_until};
 
@@ -34,35 +50,169 @@ fn nothing_runs(folder: &Folder) {
     wait_until(10, "nothing keeps running", || processes_of(&folder.0).is_empty());
 }
 
-/// `--json` prints one document and nothing else, and every step passes, also over HTTPS.
-#[test]
-fn every_step_of_the_demonstration_passes() {
-    for arguments in [["--json"].as_slice(), &["--json", "--https"]] {
-        let folder = Folder::new();
-        let (code, text) = end(start(&folder, arguments));
-        let document: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-        let steps = document["steps"].as_array().unwrap();
-        assert!(steps.iter().all(|s| s["passed"] == true), "{text}");
-        assert!(steps.len() >= 12);
-        assert_eq!(document["passed"], steps.len());
-        assert_eq!(document["failed"], 0);
-        assert_eq!(code, Some(0));
-        let refused = |word: &str| {
-            steps
-                .iter()
-                .any(|s| s["outcome"] == "refused" && s["detail"].as_str().unwrap().contains(word))
-        };
-        for word in [
-            "SecureBootEnabled",
-            "UnauthorizedErrorReply",
-            "HealthCertificateException",
-            "InvalidProtectorException",
-            "KeyProtectionAccessDeniedException",
-        ] {
-            assert!(refused(word), "no step was refused with {word}: {text}");
-        }
-        nothing_runs(&folder);
+/// `--json` prints one document and nothing else, and every step passes.
+fn every_step_passes(folder: &Folder, arguments: &[&str]) -> usize {
+    let (code, text) = end(start(folder, arguments));
+    let document: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let steps = document["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|s| s["passed"] == true), "{text}");
+    assert!(steps.len() >= 12);
+    assert_eq!(document["passed"], steps.len());
+    assert_eq!(document["failed"], 0);
+    assert_eq!(code, Some(0));
+    let refused = |word: &str| {
+        steps
+            .iter()
+            .any(|s| s["outcome"] == "refused" && s["detail"].as_str().unwrap().contains(word))
+    };
+    for word in [
+        "SecureBootEnabled",
+        "UnauthorizedErrorReply",
+        "HealthCertificateException",
+        "InvalidProtectorException",
+        "KeyProtectionAccessDeniedException",
+    ] {
+        assert!(refused(word), "no step was refused with {word}: {text}");
     }
+    nothing_runs(folder);
+    steps.len()
+}
+
+#[test]
+fn every_step_of_the_demonstration_passes_over_https() {
+    every_step_passes(&Folder::new(), &["--json", "--https"]);
+}
+
+/// Without a token the keys of the KPS are sealed, so they are in no file in the clear either.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_the_demonstration_passes_and_no_file_shows_a_key_of_the_kps() {
+    let folder = Folder::new();
+    every_step_passes(&folder, &["--json"]);
+    let demo = folder.0.join("demo");
+    no_file_shows_a_key_of(&demo, &guardian_keys(&demo).await);
+
+    // The search is one that finds: the very key of the KPS, unsealed here, in every form.
+    let rows = stored(&demo.join("hgs/kps")).await;
+    let vault = Vault {
+        kek: Kek::from_file(&demo.join("hgs/kps/key-encryption-key")).unwrap(),
+        token: None,
+    };
+    let pair: KeyPair = vault.open(&rows[0]).unwrap();
+    let pkcs8 = pair.expose_pkcs8().unwrap();
+    let modulus = RsaPrivateKey::from_pkcs8(pkcs8).unwrap().public().modulus().to_vec();
+    let base64 = STANDARD.encode(pkcs8);
+    let lines: Vec<&str> = base64
+        .as_bytes()
+        .chunks(64)
+        .map(|l| str::from_utf8(l).unwrap())
+        .collect();
+    // RSA's PKCS#8 is PKCS#1 behind 26 bytes of header.
+    for (form, written) in [
+        ("PKCS#8", pkcs8.to_vec()),
+        ("PKCS#1", pkcs8[26..].to_vec()),
+        (
+            "PEM",
+            format!(
+                "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+                lines.join("\n")
+            )
+            .into_bytes(),
+        ),
+        ("JSON", format!("{{\"key\":\"{}\"}}", lines.join("\\n")).into_bytes()),
+        ("base64 in a word", format!("key={base64}").into_bytes()),
+        ("hex", format!("key:{}", hex::encode(pkcs8)).into_bytes()),
+    ] {
+        assert!(private_keys_in(&written).contains(&modulus), "the search misses {form}");
+    }
+    std::fs::write(demo.join("hosts/planted"), base64).unwrap();
+    let found = private_keys_below(&demo);
+    let with_it: Vec<_> = found.iter().filter(|(_, keys)| keys.contains(&modulus)).collect();
+    assert!(
+        matches!(with_it.as_slice(), [(file, _)] if file.ends_with("planted")),
+        "{with_it:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_every_step_passes_and_the_keys_of_the_kps_are_in_its_store_alone() {
+    if let Err(missing) = SoftTokens::find(None) {
+        eprintln!("SKIPPED: the demonstration with a PKCS#11 token: {missing:#}");
+        return;
+    }
+    let folder = Folder::new();
+    let steps = every_step_passes(&folder, &["--json", "--pkcs11"]);
+    assert!(steps >= 13, "the step about the token is among them");
+    let demo = folder.0.join("demo");
+    for hgs in ["hgs", "hgs-elsewhere"] {
+        let kps = demo.join(hgs).join("kps");
+        for row in stored(&kps).await {
+            assert!(
+                matches!(row.key, KeyPlace::Token(_)),
+                "{hgs}: a key is sealed in the database"
+            );
+        }
+        // Two pairs, each a private and a public object, and the token's own file.
+        let token = std::fs::read_dir(kps.join("token").join(TOKEN_STORE))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        let objects = std::fs::read_dir(token.path()).unwrap().flatten();
+        let objects = objects
+            .filter(|file| file.path().extension().is_some_and(|e| e == "object"))
+            .count();
+        assert!(objects >= 5, "{hgs}: {objects} objects in the token");
+        for secret in ["pin", "so-pin"] {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::metadata(kps.join("token").join(secret))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{hgs}: {secret}");
+        }
+    }
+    no_file_shows_a_key_of(&demo, &guardian_keys(&demo).await);
+}
+
+/// No file shows a private key of these moduli; that private keys are found at all, those of the TPM maker
+/// show, which lie in the clear.
+fn no_file_shows_a_key_of(demo: &Path, moduli: &BTreeSet<Vec<u8>>) {
+    assert_eq!(moduli.len(), 4, "two pairs of two fabrics");
+    let found = private_keys_below(demo);
+    for (file, keys) in &found {
+        assert!(
+            keys.is_disjoint(moduli),
+            "{} shows a private key of the KPS",
+            file.display()
+        );
+    }
+    let maker = found
+        .iter()
+        .any(|(file, keys)| file.starts_with(demo.join("tpm-maker")) && !keys.is_empty());
+    assert!(maker, "the search found not even the TPM maker's key");
+}
+
+/// The moduli of every certificate of both fabrics' key protection services.
+async fn guardian_keys(demo: &Path) -> BTreeSet<Vec<u8>> {
+    let mut moduli = BTreeSet::new();
+    for hgs in ["hgs", "hgs-elsewhere"] {
+        for row in stored(&demo.join(hgs).join("kps")).await {
+            let PublicKey::Rsa(key) = Certificate::parse(&row.certificate).unwrap().public_key().clone() else {
+                panic!("an RSA key was expected")
+            };
+            moduli.insert(key.modulus().to_vec());
+        }
+    }
+    moduli
+}
+
+/// What a service that has ended left in its database.
+async fn stored(kps: &Path) -> Vec<StoredCertificate> {
+    let url = format!("sqlite://{}", kps.join("data/kps.db").display());
+    let database = hgs_service::database::Database::open(&url, &kps::SQLITE, &kps::POSTGRES)
+        .await
+        .unwrap();
+    kps::store::Store::new(database).certificates().await.unwrap()
 }
 
 #[test]

@@ -26,6 +26,12 @@ pub struct DemoArgs {
     /// Let the hosts speak HTTPS with the services
     #[arg(long)]
     pub https: bool,
+    /// Let the key protection service keep its private keys in a PKCS#11 token (SoftHSM)
+    #[arg(long, conflicts_with = "attach")]
+    pub pkcs11: bool,
+    /// SoftHSM's module, where it is not in a usual place
+    #[arg(long, requires = "pkcs11", value_name = "FILE")]
+    pub pkcs11_module: Option<PathBuf>,
     /// Tell the story on the services and hosts that this file (written by `prepare`) describes
     #[arg(long, conflicts_with = "https")]
     pub attach: Option<PathBuf>,

@@ -19,7 +19,7 @@ use super::{
     refusals,
 };
 use crate::{
-    fabric::{Fabric, hgs::Hgs, host::SimHost},
+    fabric::{Fabric, hgs::Hgs, host::SimHost, soft_token::SoftTokens},
     owner::{OwnedVm, Owner},
     vm::{
         VmName,
@@ -39,10 +39,13 @@ pub(super) async fn tell(narrator: &mut Narrator, dir: &Path, args: &DemoArgs) {
 
 /// An error here means that the story cannot go on; the failed step is recorded already.
 async fn try_tell(n: &mut Narrator, dir: &Path, args: &DemoArgs) -> anyhow::Result<()> {
-    let fabric = match &args.attach {
+    let mut fabric = match &args.attach {
         Some(attachment) => Fabric::attach(dir, attachment)?,
         None => Fabric::new(dir, args.https)?,
     };
+    if args.pkcs11 {
+        fabric.tokens = Some(SoftTokens::find(args.pkcs11_module.as_deref())?);
+    }
     n.part("1. The fabric is set up");
     let (hgs, guardian) = set_up(n, &fabric).await?;
     n.part("2. Hosts are manufactured, booted and registered");
@@ -102,6 +105,21 @@ async fn set_up(n: &mut Narrator, fabric: &Fabric) -> anyhow::Result<(Hgs, Guard
     })
     .await;
     let hgs = started.context("there is no HGS")?;
+    if fabric.tokens.is_some() {
+        let name = "The key protection service's private keys were made in a PKCS#11 token";
+        step(n, fabric, name, Done, async {
+            let own: Vec<Value> = hgs.kps.admin_get("certificates").await?;
+            let in_token = |certificate: &&Value| certificate.get("tokenKeyId").is_some_and(Value::is_string);
+            let count = own.iter().filter(in_token).count();
+            ensure!(
+                count > 0 && count == own.len(),
+                "{count} of {} private keys are in the token",
+                own.len()
+            );
+            Ok(Outcome::Done(format!("{count} keys, which the token never gives out")))
+        })
+        .await;
+    }
     let name = "The key protection service trusts the attestation signer";
     step(n, fabric, name, Done, async {
         let count = hgs.trust_signer().await?;

@@ -10,7 +10,11 @@ use hgs_protocol::wire::kps::{ErrorMessage, RollTransportKeyRequest, RollTranspo
 use serde_json::{Value, json};
 use x509_cert::der::{Decode, Encode};
 
-use super::service::{Attachment, Environment, Service, Tls, http_client};
+use super::{
+    service::{Attachment, Extras, Service, http_client},
+    soft_token::SoftTokens,
+};
+use crate::swtpm::make_private_dir;
 
 /// A running HGS.
 pub struct Hgs {
@@ -31,11 +35,20 @@ pub struct KpsRefusal {
 }
 
 impl Hgs {
-    /// Starts both services with everything below `folder` and waits until they are ready.
-    pub fn start(folder: &Path, tls: Option<&Tls>, environment: &Environment) -> anyhow::Result<Hgs> {
+    /// Starts both services with everything below `folder` and waits until they are ready. With `tokens`,
+    /// key protection keeps its private keys in a token.
+    pub fn start(folder: &Path, extras: &Extras, tokens: Option<&SoftTokens>) -> anyhow::Result<Hgs> {
         let (attestation, kps) = thread::scope(|scope| {
-            let kps = scope.spawn(|| Service::start("kps", &folder.join("kps"), tls, environment));
-            let attestation = Service::start("attestation", &folder.join("attestation"), tls, environment);
+            let kps = scope.spawn(|| {
+                let folder = folder.join("kps");
+                let mut extras = extras.clone();
+                if let Some(tokens) = tokens {
+                    make_private_dir(&folder)?;
+                    extras.token = Some(tokens.make(&folder.join("token"))?);
+                }
+                Service::start("kps", &folder, &extras)
+            });
+            let attestation = Service::start("attestation", &folder.join("attestation"), extras);
             (attestation, kps.join())
         });
         Ok(Hgs {

@@ -8,6 +8,7 @@ pub mod hgs;
 pub mod host;
 pub mod prepare;
 pub mod service;
+pub mod soft_token;
 pub mod tls;
 pub mod watch;
 
@@ -24,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use self::{
     hgs::Hgs,
     host::{HostPlan, SimHost},
-    service::{Attachment, Environment, Tls},
+    service::{Attachment, Environment, Extras, Tls},
+    soft_token::SoftTokens,
     watch::Watch,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -38,6 +40,8 @@ pub struct Fabric {
     elsewhere: Option<Elsewhere>,
     /// Variables for every process that is started from now on.
     pub environment: Environment,
+    /// Makes the tokens in which key protection services that are started from now on keep their private keys.
+    pub tokens: Option<SoftTokens>,
     /// Watches every process that was started through the fabric.
     pub watch: Watch,
 }
@@ -57,6 +61,7 @@ impl Fabric {
             tls,
             elsewhere: None,
             environment: Environment::new(),
+            tokens: None,
             watch: Watch::default(),
         })
     }
@@ -82,7 +87,12 @@ impl Fabric {
         if let (Some(elsewhere), FIRST_HGS) = (&self.elsewhere, name) {
             return Hgs::attach(&elsewhere.attestation, &elsewhere.kps);
         }
-        let hgs = Hgs::start(&self.folder.join(name), self.tls.as_ref(), &self.environment)?;
+        let extras = Extras {
+            tls: self.tls.clone(),
+            environment: self.environment.clone(),
+            token: None,
+        };
+        let hgs = Hgs::start(&self.folder.join(name), &extras, self.tokens.as_ref())?;
         for service in [&hgs.attestation, &hgs.kps] {
             self.watch.add(
                 &format!("{} of {name}", service.name),

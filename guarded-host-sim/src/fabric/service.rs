@@ -19,6 +19,7 @@ use hgs_service::{
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::soft_token::SoftToken;
 use crate::child::{Child, Output, Plan};
 
 /// Certificate chain and key with which services of a fabric speak HTTPS, PEM files.
@@ -35,6 +36,17 @@ pub struct Tls {
 /// Variables for the processes of a fabric: the level of logs, say.
 pub type Environment = Vec<(String, String)>;
 
+/// How a service is started beyond what all have in common.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// With what it speaks HTTPS.
+    pub tls: Option<Tls>,
+    /// Variables for its process.
+    pub environment: Environment,
+    /// Where it keeps its private keys; without one, sealed in its database.
+    pub(super) token: Option<SoftToken>,
+}
+
 /// A running service.
 pub struct Service {
     /// `attestation` or `kps`.
@@ -47,8 +59,7 @@ pub struct Service {
     token: String,
     folder: PathBuf,
     clock: PathBuf,
-    tls: Option<Tls>,
-    environment: Environment,
+    extras: Extras,
     process: Process,
     http: reqwest::Client,
 }
@@ -118,20 +129,14 @@ impl Service {
             token: to.token.clone(),
             folder: PathBuf::new(),
             clock: to.clock.clone(),
-            tls: None,
-            environment: Environment::new(),
+            extras: Extras::default(),
             process: Process::Elsewhere,
             http: http_client(60, Some(&to.root))?,
         })
     }
 
     /// Starts `name` with everything of it below `folder` (absolute) and waits until it is ready.
-    pub fn start(
-        name: &'static str,
-        folder: &Path,
-        tls: Option<&Tls>,
-        environment: &Environment,
-    ) -> anyhow::Result<Service> {
+    pub fn start(name: &'static str, folder: &Path, extras: &Extras) -> anyhow::Result<Service> {
         // The agents of this lab are other users and have no business here.
         crate::swtpm::make_private_dir(folder)?;
         let (token, line) = new_token(Role::Administrator, &mut OsRandom);
@@ -147,7 +152,7 @@ impl Service {
             _ => crate::swtpm::short_private_dir()?.join("clock"),
         };
         let any = "127.0.0.1:0";
-        let (child, output, urls) = launch(name, folder, &clock, tls, environment, [any, any, any])?;
+        let (child, output, urls) = launch(name, folder, &clock, extras, [any, any, any])?;
         let [url, admin_url, tls_url] = urls;
         Ok(Service {
             name,
@@ -157,8 +162,7 @@ impl Service {
             token,
             folder: folder.to_path_buf(),
             clock,
-            tls: tls.cloned(),
-            environment: environment.clone(),
+            extras: extras.clone(),
             process: Process::Child(Box::new(child), output),
             http: http_client(60, None)?,
         })
@@ -171,14 +175,7 @@ impl Service {
         let (public, admin) = (address(&self.url), address(&self.admin_url));
         let tls = self.tls_url.as_deref().map(address).unwrap_or_default();
         let listen = [public.as_str(), &admin, &tls];
-        let (child, output, _) = launch(
-            self.name,
-            &self.folder,
-            &self.clock,
-            self.tls.as_ref(),
-            &self.environment,
-            listen,
-        )?;
+        let (child, output, _) = launch(self.name, &self.folder, &self.clock, &self.extras, listen)?;
         self.process = Process::Child(Box::new(child), output);
         Ok(())
     }
@@ -311,8 +308,7 @@ fn launch(
     name: &'static str,
     folder: &Path,
     clock: &Path,
-    tls: Option<&Tls>,
-    environment: &Environment,
+    extras: &Extras,
     [listen, admin, tls_listen]: [&str; 3],
 ) -> anyhow::Result<Launched> {
     let log = folder.join("log");
@@ -328,10 +324,13 @@ fn launch(
         .arg(clock)
         .output(Output::Pipe)
         .errors(Output::File(log.clone()));
-    for (name, value) in environment {
+    for (name, value) in &extras.environment {
         plan = plan.env(name, value);
     }
-    if let Some(tls) = tls {
+    if let Some(token) = &extras.token {
+        plan = token.attach(plan);
+    }
+    if let Some(tls) = &extras.tls {
         plan = plan
             .args(["--tls-listen", tls_listen, "--tls-certificate"])
             .arg(&tls.certificate)
