@@ -4,7 +4,7 @@
 //! Never looks at dates, names or chains of certificates, and cannot check the
 //! TransportKeySignature: that needs the key (`open`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     cache::{self, Chain, ChainCache},
@@ -171,17 +171,7 @@ fn parse_certificates(wrapping: &Wrapping) -> Result<(Certificate, Certificate),
 /// Index of the owner, and of each wrapping's parent. Walks iteratively; each wrapping is entered
 /// at most twice, so 256 in a row cost no more than 256 side by side.
 fn find_owner(wrappings: &[Wrapping]) -> Result<(usize, Vec<usize>), WrappingError> {
-    let mut index = HashMap::new();
-    let mut owner = None;
-    for (at, wrapping) in wrappings.iter().enumerate() {
-        let fault = |fault| WrappingError { id: wrapping.id, fault };
-        if index.insert(wrapping.id, at).is_some() {
-            return Err(fault(WrappingFault::DuplicateId));
-        }
-        if wrapping.parent == wrapping.id && owner.replace(at).is_some() {
-            return Err(fault(WrappingFault::SecondOwner));
-        }
-    }
+    let index: HashMap<WrappingId, usize> = (0..).zip(wrappings).map(|(at, wrapping)| (wrapping.id, at)).collect();
     let parents = wrappings
         .iter()
         .map(|wrapping| {
@@ -191,6 +181,17 @@ fn find_owner(wrappings: &[Wrapping]) -> Result<(usize, Vec<usize>), WrappingErr
             })
         })
         .collect::<Result<Vec<usize>, _>>()?;
+    let mut seen = HashSet::new();
+    let mut owner = None;
+    for (at, wrapping) in wrappings.iter().enumerate() {
+        let fault = |fault| WrappingError { id: wrapping.id, fault };
+        if !seen.insert(wrapping.id) {
+            return Err(fault(WrappingFault::DuplicateId));
+        }
+        if wrapping.parent == wrapping.id && owner.replace(at).is_some() {
+            return Err(fault(WrappingFault::SecondOwner));
+        }
+    }
     let mut reaches_owner = vec![false; wrappings.len()];
     if let Some(known) = owner.and_then(|at| reaches_owner.get_mut(at)) {
         *known = true;

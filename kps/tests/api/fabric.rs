@@ -224,3 +224,10 @@ pub(crate) fn rewrap(protector: &KeyProtector, by: &GuardianKeys, change: impl F
     )
     .into_bytes()
 }
+
+/// Changes the first base64 digit after the first `marker`.
+pub(crate) fn flip_digit(text: &str, marker: &str) -> String {
+    let at = text.find(marker).unwrap() + marker.len();
+    let flipped = if &text[at..=at] == "A" { "B" } else { "A" };
+    format!("{}{flipped}{}", &text[..at], &text[at + 1..])
+}

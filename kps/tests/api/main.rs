@@ -5,8 +5,10 @@
 mod admin;
 mod backup;
 mod fabric;
+mod health;
 mod metadata;
 mod mutations;
+mod precedence;
 mod refusals;
 mod release;
 mod rotation;

@@ -1,15 +1,14 @@
-//! Each failure of the protocol's order with its code and status, and which wins when two meet.
+//! Each failure of the protocol's order with its code and status. Health certificates have a table of their own
+//! (`health.rs`), and so has what wins when two failures meet (`precedence.rs`).
 
 use hgs_protocol::{
     env::OsRandom,
-    health::{AttestationSigner, CertificateKind},
     protector::{GuardianKeys, KeyProtector},
     wire::kps::{ErrorMessage, RollTransportKeyRequest, ServiceVersion},
 };
 
 use crate::fabric::{Fabric, rewrap};
 
-const CERTIFICATE: &str = "HealthCertificateException";
 const PROTECTOR: &str = "InvalidProtectorException";
 const WRAPPING: &str = "InvalidWrappingException";
 const REQUEST: &str = "InvalidRequestException";
@@ -73,54 +72,6 @@ async fn the_shell_answers_with_plain_http_statuses() {
     let long = fabric.post(path, vec![b' '; (4 << 20) + 1]).await;
     assert_eq!(long.status().as_u16(), 413);
     assert_eq!(fabric.post("/nowhere", vec![]).await.status().as_u16(), 404);
-    fabric.stop().await;
-}
-
-#[actix_web::test]
-async fn row_1_a_health_certificate_that_is_not_accepted() {
-    let fabric = Fabric::start(0).await;
-    let protector = fabric.protector().0.to_xml();
-    let now = fabric.clock.now();
-    let stranger = AttestationSigner::generate(now, &mut OsRandom).unwrap();
-    let mut changed = fabric.healthy();
-    *changed.last_mut().unwrap() ^= 1;
-    for (name, certificate) in [
-        ("not a certificate", b"x".to_vec()),
-        (
-            "of another signer",
-            fabric.certify(&stranger, CertificateKind::Encryption, now),
-        ),
-        (
-            "for signing",
-            fabric.certify(&fabric.signer, CertificateKind::Signing, now),
-        ),
-        (
-            "expired",
-            fabric.certify(&fabric.signer, CertificateKind::Encryption, now.plus_seconds(-9 * 3600)),
-        ),
-        (
-            "not valid yet",
-            fabric.certify(&fabric.signer, CertificateKind::Encryption, now.plus_seconds(3600)),
-        ),
-        ("the signer's own", fabric.signer.certificate_der().to_vec()),
-        ("one bit changed", changed),
-    ] {
-        assert_eq!(
-            fabric.refusal(&protector, &certificate).await,
-            refused(403, CERTIFICATE),
-            "{name}"
-        );
-    }
-    // Good until the clock moves past its end.
-    let certificate = fabric.healthy();
-    assert!(fabric.roll(ServiceVersion::V2, &protector, &certificate).await.is_ok());
-    fabric.clock.advance(std::time::Duration::from_secs(9 * 3600));
-    let (_, error) = fabric
-        .roll(ServiceVersion::V2, &protector, &certificate)
-        .await
-        .unwrap_err();
-    assert_eq!(error.code, CERTIFICATE);
-    assert!(error.message.contains("expired"), "{}", error.message);
     fabric.stop().await;
 }
 
@@ -285,39 +236,6 @@ async fn row_7_a_key_that_does_not_open_and_one_that_does_not_confirm_look_alike
     }
     assert_eq!((answers[0].0, answers[0].1.code.as_str()), (400, PROTECTOR));
     assert!(answers.iter().all(|answer| answer == &answers[0]), "{answers:?}");
-    fabric.stop().await;
-}
-
-#[actix_web::test]
-async fn the_earlier_check_wins() {
-    let fabric = Fabric::start(0).await;
-    let (protector, _) = fabric.protector();
-    let text = String::from_utf8(protector.to_xml()).unwrap();
-    let healthy = fabric.healthy();
-    // A bad certificate before any protector.
-    assert_eq!(fabric.refusal(b"not XML", b"x").await, refused(403, CERTIFICATE));
-    // A bad guardian signature before a bad wrapping.
-    let both = text.replace("<Id>2</Id>", "<Id>1</Id>");
-    assert_eq!(fabric.refusal(both.as_bytes(), &healthy).await, refused(400, PROTECTOR));
-    // A bad wrapping before a missing one for us.
-    let elsewhere = GuardianKeys::generate("other HGS", fabric.clock.now(), &mut OsRandom).unwrap();
-    let foreign = [elsewhere.guardian().unwrap()];
-    let (foreign, _) = KeyProtector::create(&fabric.owner, &foreign, &mut OsRandom).unwrap();
-    let both = rewrap(&foreign, &fabric.owner, |w| {
-        let at = w.rfind("ParentWrappingId=\"1\"").unwrap();
-        format!("{}{}", &w[..at], w[at..].replacen("\"1\"", "\"8\"", 1))
-    });
-    assert_eq!(fabric.refusal(&both, &healthy).await, refused(400, WRAPPING));
-    // A missing wrapping before a confirmation that nobody could check.
-    let text = String::from_utf8(foreign.to_xml()).unwrap();
-    let at = text.find("<TransportKeySignature>").unwrap();
-    let at = at + text[at..].find("<SignatureValue>").unwrap() + "<SignatureValue>".len();
-    let flipped = if &text[at..=at] == "A" { "B" } else { "A" };
-    let both = format!("{}{flipped}{}", &text[..at], &text[at + 1..]);
-    assert_eq!(
-        fabric.refusal(both.as_bytes(), &healthy).await,
-        refused(403, "KeyProtectionAccessDeniedException")
-    );
     fabric.stop().await;
 }
 
