@@ -134,7 +134,8 @@ pub fn open_release(response: &RollTransportKeyResponse, key: &RsaPrivateKey) ->
 /// TransportKey; the guardian signature by a signing certificate as it stood in the ingress
 /// protector; the TransportKeySignature under the egress key. Gives the egress protector.
 pub fn check_roll(ingress: &[u8], egress: &[u8], egress_key: &TransportKey) -> Result<KeyProtector, RollError> {
-    let ingress = KeyProtector::parse(ingress).map_err(RollError::Ingress)?;
+    // An old guardian's SHA-1 is the KPS's to allow; the host opens nothing in it, and takes none in the answer.
+    let ingress = KeyProtector::parse_allowing_sha1(ingress).map_err(RollError::Ingress)?;
     let egress = KeyProtector::parse(egress).map_err(RollError::Egress)?;
     let kept = |protector: &KeyProtector| {
         let mut wrappings = protector.wrappings.clone();

@@ -4,6 +4,7 @@
 
 mod admin;
 mod backup;
+mod busy;
 mod fabric;
 mod health;
 mod metadata;
@@ -12,4 +13,5 @@ mod precedence;
 mod refusals;
 mod release;
 mod rotation;
+mod sha1;
 mod token;
