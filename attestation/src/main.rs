@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hgs_protocol::env::Clock;
-use hgs_service::{audit_command, lab_clock, settings::ServiceArgs, telemetry};
+use hgs_service::{audit_command::AuditCommand, lab_clock, settings::ServiceArgs, telemetry};
 
 /// Host attestation of a guarded fabric (MS-HGSA).
 #[derive(Parser)]
@@ -54,22 +54,7 @@ enum Command {
     },
     /// The record of decisions
     #[command(subcommand)]
-    Audit(Audit),
-}
-
-#[derive(Subcommand)]
-enum Audit {
-    /// Recompute the record's chains and say what was changed, inserted or taken away
-    Verify {
-        #[command(flatten)]
-        service: Box<ServiceArgs>,
-        /// Heads kept elsewhere (JSON, from an earlier --json); without them a cut tail does not show
-        #[arg(long)]
-        head: Option<PathBuf>,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    Audit(AuditCommand),
 }
 
 #[actix_web::main]
@@ -78,10 +63,9 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::InspectLog { file, json } => attestation::inspect::run(&file, json),
         Command::CompareLogs { before, after, json } => attestation::compare::run(&before, &after, json),
         Command::InspectEk { file, roots, json } => attestation::inspect_ek::run(&file, roots.as_deref(), json),
-        Command::Audit(Audit::Verify { service, head, json }) => {
-            let settings = service.resolve("attestation")?;
+        Command::Audit(command) => {
             let tables = (&attestation::SQLITE, &attestation::POSTGRES);
-            audit_command::verify(&settings, tables, head.as_deref(), json).await
+            command.run("attestation", tables).await
         }
         Command::Serve { service, options } => {
             let settings = service.resolve("attestation")?;

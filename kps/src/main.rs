@@ -1,11 +1,12 @@
-//! `kps serve`: runs the key protection service; `kps backup` and `kps restore`: its state in a file.
+//! `kps serve`: runs the key protection service; `kps backup` and `kps restore`: its state in a file;
+//! `kps audit verify`: checks its record.
 
-use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf};
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use hgs_protocol::env::{Clock, Env};
-use hgs_service::{lab_clock, settings::ServiceArgs, telemetry};
+use hgs_service::{audit_command::AuditCommand, lab_clock, settings::ServiceArgs, telemetry};
 use kps::{
     backup,
     guardian::Vault,
@@ -50,6 +51,9 @@ enum Verb {
         #[arg(long)]
         from: PathBuf,
     },
+    /// The record of decisions
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 #[derive(clap::Args)]
@@ -84,7 +88,7 @@ impl Place {
 }
 
 #[actix_web::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let env = Env::system();
     let (service, options) = match Command::parse().verb {
         Verb::Serve { service, options } => (service, options),
@@ -100,15 +104,16 @@ async fn main() -> anyhow::Result<()> {
             file.write_all(&bytes)?;
             file.sync_all()?;
             println!("kps backup written to {}", to.display());
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         Verb::Restore { place, from } => {
             let (store, vault, password) = place.open().await?;
             let bytes = std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
             backup::restore(&store, &vault, &bytes, &password, env.now(), &mut env.rng()).await?;
             println!("kps restored from {}", from.display());
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
+        Verb::Audit(command) => return command.run("kps", (&kps::SQLITE, &kps::POSTGRES)).await,
     };
     let settings = service.resolve("kps")?;
     telemetry::init(settings.log_format);
@@ -118,5 +123,6 @@ async fn main() -> anyhow::Result<()> {
     }
     let bound = kps::start(&settings, &options, clock).await?;
     println!("{}", bound.ready_line("kps"));
-    bound.run().await
+    bound.run().await?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,9 @@
 //! `audit verify`: recomputes the chains of a service's record from the command line, without the service.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, ensure};
 use sqlx::migrate::Migrator;
@@ -8,12 +11,36 @@ use sqlx::migrate::Migrator;
 use crate::{
     audit::{self, Head, Verification},
     database::Database,
-    settings::Settings,
+    settings::{ServiceArgs, Settings},
 };
+
+/// `audit …` on a service's command line.
+#[derive(clap::Subcommand)]
+pub enum AuditCommand {
+    /// Recompute the record's chains and say what was changed, inserted or taken away
+    Verify {
+        #[command(flatten)]
+        service: Box<ServiceArgs>,
+        /// Heads kept elsewhere (JSON, from an earlier --json); without them a cut tail does not show
+        #[arg(long)]
+        head: Option<PathBuf>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl AuditCommand {
+    /// Runs it for the service `name`, whose tables are those of SQLite and of PostgreSQL.
+    pub async fn run(self, name: &str, tables: (&Migrator, &Migrator)) -> anyhow::Result<ExitCode> {
+        let AuditCommand::Verify { service, head, json } = self;
+        verify(&service.resolve(name)?, tables, head.as_deref(), json).await
+    }
+}
 
 /// Checks every row, and the tail against the heads kept in `head`: a JSON list as `audit verify --json`
 /// or the admin API gives it (the whole answer will do). Prints what was found; fails when something is wrong.
-pub async fn verify(
+async fn verify(
     settings: &Settings,
     tables: (&Migrator, &Migrator),
     head: Option<&Path>,

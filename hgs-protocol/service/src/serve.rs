@@ -6,7 +6,7 @@
 use std::{net::TcpListener, sync::Arc};
 
 use actix_web::{
-    App, Error, HttpResponse, HttpServer,
+    App, Error, HttpMessage as _, HttpResponse, HttpServer,
     body::{BoxBody, MessageBody},
     dev::{Server, ServerHandle, ServiceRequest, ServiceResponse},
     http::{Method, header},
@@ -26,7 +26,7 @@ use crate::{
     database::Database,
     settings::Settings,
     tls,
-    tokens::{Role, Tokens},
+    tokens::{Holder, Role, Tokens},
 };
 
 const DRAIN_SECONDS: u64 = 20;
@@ -117,7 +117,7 @@ impl Bound {
 
 /// Opens the listeners of a service. `public` and `admin` add routes; those of `admin` stand below
 /// `/admin/v1` and are reached with a valid token only (a reviewer's token reads only). Every change that an
-/// administrator asks for is recorded before it is tried.
+/// administrator asks for is recorded before it is tried; handlers find who asks as `ReqData<Holder>`.
 pub fn bind<P, A>(
     settings: &Settings,
     clock: Clock,
@@ -223,28 +223,28 @@ async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let role = request
+    let holder = request
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| tokens.role(value));
+        .and_then(|value| tokens.holder(value));
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let refusal = match role {
-        Some(Role::Administrator) => None,
-        Some(Role::Reviewer) if reads => None,
-        Some(Role::Reviewer) => Some(problem(
+    let admitted = match holder {
+        Some(holder) if reads || holder.role == Role::Administrator => Ok(holder),
+        Some(_) => Err(problem(
             HttpResponse::Forbidden(),
             "a reviewer may only read: use an administrator's token",
         )),
-        None => Some(problem(
+        None => Err(problem(
             HttpResponse::Unauthorized(),
             "no valid admin token: send `Authorization: Bearer TOKEN` with a token whose hash is in --admin-tokens",
         )),
     };
-    match refusal {
-        Some(refusal) => Ok(request.into_response(refusal).map_into_boxed_body()),
-        None => {
-            if !reads && let Err(error) = audit.record(administration(&request)).await {
+    match admitted {
+        Err(refusal) => Ok(request.into_response(refusal).map_into_boxed_body()),
+        Ok(holder) => {
+            request.extensions_mut().insert(holder);
+            if !reads && let Err(error) = audit.record(administration(&request, holder)).await {
                 tracing::error!(%error, "an administrator's change was not made");
                 let refusal = problem(
                     HttpResponse::ServiceUnavailable(),
@@ -258,13 +258,14 @@ async fn guard(
 }
 
 /// What is recorded before an administrator's change is tried. Bodies may hold passwords and stay out.
-fn administration(request: &ServiceRequest) -> Entry {
+fn administration(request: &ServiceRequest, by: Holder) -> Entry {
     Entry {
         kind: "administration",
         once: None,
         body: serde_json::json!({
             "method": request.method().as_str(),
             "path": request.path(),
+            "by": by.to_string(),
             "from": request.peer_addr().map(|address| address.ip()),
         }),
     }
@@ -359,6 +360,9 @@ mod tests {
         let recorded = audit::newest(&database, None, 10).await.unwrap();
         assert_eq!((recorded.len(), recorded[0].kind.as_str()), (1, "administration"));
         assert_eq!(recorded[0].body["path"], "/admin/v1/thing");
+        let by = Tokens::from_file(&dir.path().join("tokens")).unwrap();
+        let by = by.holder(&format!("Bearer {administrator}")).unwrap();
+        assert_eq!(recorded[0].body["by"], by.to_string());
         assert_eq!(
             status(
                 client

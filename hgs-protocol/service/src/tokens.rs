@@ -1,6 +1,6 @@
 //! Admin tokens: who may call `/admin/v1`. Stored as SHA-256 hashes of random tokens, compared in constant time.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use anyhow::{Context, bail};
 use hgs_protocol::{
@@ -24,6 +24,22 @@ impl Role {
             Role::Administrator => "administrator",
             Role::Reviewer => "reviewer",
         }
+    }
+}
+
+/// Whose token came with a request. Shown as the beginning of the token's line in the token file, which is how
+/// the record names an administrator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// What the holder may do.
+    pub role: Role,
+    hash: [u8; 32],
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.role.word())?;
+        self.hash.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -60,18 +76,20 @@ impl Tokens {
         Ok(Tokens(tokens))
     }
 
-    /// The role of the token in an `Authorization: Bearer …` value, if it is one of ours.
-    pub fn role(&self, authorization: &str) -> Option<Role> {
+    /// The holder of the token in an `Authorization: Bearer …` value, if it is one of ours.
+    pub fn holder(&self, authorization: &str) -> Option<Holder> {
         let (scheme, token) = authorization.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
         let hash = sha256(token.trim().as_bytes());
         // Every entry is compared, so that time does not tell which one came near.
-        self.0.iter().fold(
-            None,
-            |found, (role, known)| if same(known, &hash) { Some(*role) } else { found },
-        )
+        self.0
+            .iter()
+            .fold(None, |found, (role, known)| match same(known, &hash) {
+                true => Some(Holder { role: *role, hash }),
+                false => found,
+            })
     }
 }
 
@@ -92,9 +110,12 @@ mod tests {
         let (token, line) = new_token(Role::Reviewer, &mut OsRandom);
         assert!(!line.contains(&token));
         let tokens = Tokens::parse(&format!("# lab\n{line}\n")).unwrap();
-        assert_eq!(tokens.role(&format!("Bearer {token}")), Some(Role::Reviewer));
-        assert_eq!(tokens.role(&format!("Basic {token}")), None);
-        assert_eq!(tokens.role("Bearer 00"), None);
+        let holder = tokens.holder(&format!("Bearer {token}")).unwrap();
+        assert_eq!(holder.role, Role::Reviewer);
+        assert!(line.starts_with(&holder.to_string()), "{holder}");
+        assert_eq!(holder.to_string().len(), "reviewer ".len() + 16);
+        assert_eq!(tokens.holder(&format!("Basic {token}")), None);
+        assert_eq!(tokens.holder("Bearer 00"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use actix_web::{HttpResponse, web};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hgs_protocol::protector::{Certificate, suite::Suite};
-use hgs_service::serve::problem;
+use hgs_service::{serve::problem, tokens::Holder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -113,7 +113,7 @@ pub(super) async fn list(app: web::Data<App>) -> HttpResponse {
     responses((status = 201, description = "Added", body = OwnCertificate),
               (status = 200, description = "There already", body = OwnCertificate),
               (status = 400, description = "No usable certificate and key", body = Problem)))]
-pub(super) async fn add(app: web::Data<App>, new: web::Json<NewCertificate>) -> HttpResponse {
+pub(super) async fn add(app: web::Data<App>, by: web::ReqData<Holder>, new: web::Json<NewCertificate>) -> HttpResponse {
     let new = new.into_inner();
     let (role, request_id) = (new.certificate_type, new.request_id.clone());
     let done = async {
@@ -146,7 +146,7 @@ pub(super) async fn add(app: web::Data<App>, new: web::Json<NewCertificate>) -> 
         {
             return Ok(HttpResponse::Ok().json(show(known)));
         }
-        record(&app, "certificate-added", name(&made)).await?;
+        record(&app, *by, "certificate-added", name(&made)).await?;
         if !app
             .store
             .add_certificate(&made, app.env.now())
@@ -174,6 +174,7 @@ pub(super) async fn add(app: web::Data<App>, new: web::Json<NewCertificate>) -> 
               (status = 409, description = "It would leave the service without a usable primary", body = Problem)))]
 pub(super) async fn change(
     app: web::Data<App>,
+    by: web::ReqData<Holder>,
     path: web::Path<(String, String)>,
     ask: web::Json<CertificateChange>,
 ) -> HttpResponse {
@@ -202,7 +203,7 @@ pub(super) async fn change(
             is_enabled = (is_enabled || *change == Change::Enable) && *change != Change::Disable;
         }
         for change in changes {
-            apply(&app, &row, change).await?;
+            apply(&app, *by, &row, change).await?;
         }
         refresh(&app).await?;
         Ok(HttpResponse::Ok().json(show(&find(&app, &path).await?)))
@@ -216,13 +217,17 @@ pub(super) async fn change(
     responses((status = 204, description = "Gone"),
               (status = 404, description = "No such certificate", body = Problem),
               (status = 409, description = "Primary or enabled", body = Problem)))]
-pub(super) async fn remove(app: web::Data<App>, path: web::Path<(String, String)>) -> HttpResponse {
+pub(super) async fn remove(
+    app: web::Data<App>,
+    by: web::ReqData<Holder>,
+    path: web::Path<(String, String)>,
+) -> HttpResponse {
     let done = async {
         let row = find(&app, &path).await?;
         Change::Remove
             .check(row.is_primary, row.is_enabled)
             .map_err(|e| refuse(&e))?;
-        apply(&app, &row, Change::Remove).await?;
+        apply(&app, *by, &row, Change::Remove).await?;
         app.vault.forget(&row);
         refresh(&app).await?;
         Ok(HttpResponse::NoContent().finish())
@@ -230,14 +235,14 @@ pub(super) async fn remove(app: web::Data<App>, path: web::Path<(String, String)
     done.await.unwrap_or_else(|refusal: HttpResponse| refusal)
 }
 
-async fn apply(app: &App, row: &StoredCertificate, change: Change) -> Result<(), HttpResponse> {
+async fn apply(app: &App, by: Holder, row: &StoredCertificate, change: Change) -> Result<(), HttpResponse> {
     let kind = match change {
         Change::MakePrimary => "certificate-primary",
         Change::Enable => "certificate-enabled",
         Change::Disable => "certificate-disabled",
         Change::Remove => "certificate-removed",
     };
-    record(app, kind, name(row)).await?;
+    record(app, by, kind, name(row)).await?;
     match app.store.change_certificate(row.role, &row.thumbprint, change).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(refusal)) => Err(refuse(&refusal)),

@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, web};
 use hgs_service::{
     audit::{self, Entry, Head},
     serve::problem,
+    tokens::Holder,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
@@ -117,8 +118,11 @@ async fn verification(app: &App, heads: &[Head]) -> HttpResponse {
     }
 }
 
-/// One audit row for a change that is about to be made.
-async fn record(app: &App, kind: &'static str, body: serde_json::Value) -> Result<(), HttpResponse> {
+/// One audit row for a change that is about to be made, with who makes it.
+async fn record(app: &App, by: Holder, kind: &'static str, mut body: serde_json::Value) -> Result<(), HttpResponse> {
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert("by".to_owned(), by.to_string().into());
+    }
     let entry = Entry { kind, once: None, body };
     app.audit
         .record(entry)

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use hgs_protocol::health::AttestationMode;
+use hgs_service::tokens::Holder;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -68,9 +69,9 @@ pub(super) async fn get(app: web::Data<App>) -> HttpResponse {
 #[utoipa::path(put, path = "/settings", tag = "settings", request_body = Settings,
     responses((status = 200, description = "In force", body = Settings),
               (status = 400, description = "Not settings", body = Problem)))]
-pub(super) async fn put(app: web::Data<App>, new: web::Json<Settings>) -> HttpResponse {
+pub(super) async fn put(app: web::Data<App>, by: web::ReqData<Holder>, new: web::Json<Settings>) -> HttpResponse {
     let done = async {
-        record(&app, "settings-changed", serde_json::json!(&*new)).await?;
+        record(&app, *by, "settings-changed", serde_json::json!(&*new)).await?;
         let mut modes: Vec<u8> = new.accepted_modes.iter().map(|mode| mode.code()).collect();
         modes.sort_unstable();
         modes.dedup();

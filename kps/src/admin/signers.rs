@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hgs_protocol::{env::UnixTime, health::TrustedSigner};
-use hgs_service::serve::problem;
+use hgs_service::{serve::problem, tokens::Holder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -58,7 +58,7 @@ pub(super) async fn list(app: web::Data<App>) -> HttpResponse {
     responses((status = 201, description = "Trusted now", body = Signer),
               (status = 200, description = "Trusted already", body = Signer),
               (status = 400, description = "No certificate with a usable key", body = Problem)))]
-pub(super) async fn add(app: web::Data<App>, new: web::Json<NewSigner>) -> HttpResponse {
+pub(super) async fn add(app: web::Data<App>, by: web::ReqData<Holder>, new: web::Json<NewSigner>) -> HttpResponse {
     let der = STANDARD.decode(new.certificate.trim()).ok();
     let signer = der.and_then(|der| TrustedSigner::from_certificate(&der).ok().map(|signer| (der, signer)));
     let Some((certificate, signer)) = signer else {
@@ -80,7 +80,7 @@ pub(super) async fn add(app: web::Data<App>, new: web::Json<NewSigner>) -> HttpR
             return Ok(HttpResponse::Ok().json(show(known)));
         }
         let body = json!({ "thumbprint": row.thumbprint, "denyIssuedBefore": row.deny_issued_before });
-        record(&app, "attestation-signer-trusted", body).await?;
+        record(&app, *by, "attestation-signer-trusted", body).await?;
         let added = app
             .store
             .trust_signer(&row, app.env.now())
@@ -107,11 +107,15 @@ pub(super) async fn add(app: web::Data<App>, new: web::Json<NewSigner>) -> HttpR
 #[utoipa::path(delete, path = "/attestation-signers/{thumbprint}", tag = "attestation signers",
     params(("thumbprint", description = "SHA-256, hex")),
     responses((status = 204, description = "Trusted no longer"), (status = 404, body = Problem, description = "Not trusted")))]
-pub(super) async fn remove(app: web::Data<App>, thumbprint: web::Path<String>) -> HttpResponse {
+pub(super) async fn remove(
+    app: web::Data<App>,
+    by: web::ReqData<Holder>,
+    thumbprint: web::Path<String>,
+) -> HttpResponse {
     let done = async {
         let known = find(&app, &thumbprint).await?;
         let body = json!({ "thumbprint": known.thumbprint });
-        record(&app, "attestation-signer-removed", body).await?;
+        record(&app, *by, "attestation-signer-removed", body).await?;
         app.store
             .forget_signer(&known.thumbprint)
             .await
@@ -128,11 +132,12 @@ pub(super) async fn remove(app: web::Data<App>, thumbprint: web::Path<String>) -
     responses((status = 204, description = "In force"), (status = 404, body = Problem, description = "Not trusted")))]
 pub(super) async fn deny(
     app: web::Data<App>,
+    by: web::ReqData<Holder>,
     thumbprint: web::Path<String>,
     policy: web::Json<SignerPolicy>,
 ) -> HttpResponse {
     match find(&app, &thumbprint).await {
-        Ok(known) => set_policy(&app, Some(&known.thumbprint), policy.deny_issued_before).await,
+        Ok(known) => set_policy(&app, *by, Some(&known.thumbprint), policy.deny_issued_before).await,
         Err(refusal) => refusal,
     }
 }
@@ -140,14 +145,18 @@ pub(super) async fn deny(
 /// As for one signer, for all that are trusted now.
 #[utoipa::path(put, path = "/attestation-signers/policy", tag = "attestation signers", request_body = SignerPolicy,
     responses((status = 204, description = "In force")))]
-pub(super) async fn deny_all(app: web::Data<App>, policy: web::Json<SignerPolicy>) -> HttpResponse {
-    set_policy(&app, None, policy.deny_issued_before).await
+pub(super) async fn deny_all(
+    app: web::Data<App>,
+    by: web::ReqData<Holder>,
+    policy: web::Json<SignerPolicy>,
+) -> HttpResponse {
+    set_policy(&app, *by, None, policy.deny_issued_before).await
 }
 
-async fn set_policy(app: &App, thumbprint: Option<&str>, before: Option<UnixTime>) -> HttpResponse {
+async fn set_policy(app: &App, by: Holder, thumbprint: Option<&str>, before: Option<UnixTime>) -> HttpResponse {
     let done = async {
         let body = json!({ "thumbprint": thumbprint, "denyIssuedBefore": before });
-        record(app, "attestation-signer-policy", body).await?;
+        record(app, by, "attestation-signer-policy", body).await?;
         app.store
             .deny_issued_before(thumbprint, before)
             .await

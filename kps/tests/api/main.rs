@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
 mod admin;
+mod audit;
 mod backup;
 mod busy;
 mod fabric;
