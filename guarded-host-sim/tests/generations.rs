@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use guarded_host_sim::vm::{
     VmId,
-    state::{GuestState, StateError, StateHeader, VtpmState},
+    state::{Age, GuestState, StateError, StateHeader, VtpmState},
 };
 use hgs_protocol::{
     crypto::RsaPrivateKey,
@@ -93,7 +93,7 @@ fn a_thousand_generations(owner: &GuardianKeys, hgs: GuardianKeys, now: UnixTime
     let guest = GuestState {
         header: StateHeader {
             vm: VmId::random(rng),
-            generation: 1,
+            age: Age::rolled(1),
         },
         vtpm: VtpmState {
             key: Secret32::random(rng),
@@ -104,7 +104,7 @@ fn a_thousand_generations(owner: &GuardianKeys, hgs: GuardianKeys, now: UnixTime
     for generation in 1..=GENERATIONS {
         let (protector, released) = fabric.roll(protectors.last().unwrap());
         let mut guest = GuestState::open(states.last().unwrap(), &released.ingress).unwrap();
-        guest.header.generation += 1;
+        guest.header.age = Age::rolled(guest.header.age.generation + 1);
         let state = guest.seal(&released.egress, rng);
         assert!(opens(&state, &released.egress));
         assert!(
@@ -128,6 +128,7 @@ fn a_thousand_generations(owner: &GuardianKeys, hgs: GuardianKeys, now: UnixTime
         GuestState::open(newest, keys.last().unwrap())
             .unwrap()
             .header
+            .age
             .generation,
         1001
     );

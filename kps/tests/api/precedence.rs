@@ -12,6 +12,9 @@ use crate::fabric::{Fabric, flip_digit, rewrap};
 const PROTECTOR: (u16, &str) = (400, "InvalidProtectorException");
 const WRAPPING: (u16, &str) = (400, "InvalidWrappingException");
 
+/// Name, protector, health certificate, status and code, and words of the recorded reason.
+type Row<'a> = (&'a str, Vec<u8>, &'a [u8], (u16, &'a str), &'a str);
+
 /// The text from the last `marker` on, and what stands before.
 fn split_at_last<'t>(text: &'t str, marker: &str) -> (&'t str, &'t str) {
     text.split_at(text.rfind(marker).unwrap())
@@ -62,7 +65,7 @@ async fn of_two_neighbouring_steps_that_fail_the_earlier_one_is_told() {
     };
     let no_schema = |text: &str| text.replace("</Protector>", "<More/></Protector>");
 
-    let rows: Vec<(&str, Vec<u8>, &[u8], (u16, &str), &str)> = vec![
+    let rows: Vec<Row<'_>> = vec![
         (
             "1 before 2",
             b"not XML".to_vec(),
