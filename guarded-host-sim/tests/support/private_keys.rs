@@ -30,12 +30,9 @@ pub(crate) fn private_keys_in(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut found: BTreeSet<Vec<u8>> = (0..bytes.len())
         .filter_map(|at| rsa_private_key(&bytes[at..]))
         .collect();
-    let readings: [fn(&[u8]) -> Vec<Vec<u8>>; 2] = [from_base64, from_hex];
-    for read in readings {
-        for run in runs_of_digits(bytes) {
-            for decoded in read(&run) {
-                found.extend((0..decoded.len()).filter_map(|at| rsa_private_key(&decoded[at..])));
-            }
+    for run in runs_of_digits(bytes) {
+        for decoded in from_base64(&run).into_iter().chain(from_hex(&run)) {
+            found.extend((0..decoded.len()).filter_map(|at| rsa_private_key(&decoded[at..])));
         }
     }
     found
