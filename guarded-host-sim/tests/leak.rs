@@ -19,7 +19,7 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE},
 };
-use guarded_host_sim::vm::volume::Generation;
+use guarded_host_sim::vm::{operation::PoweredOn, volume::Generation};
 use hgs_protocol::{
     crypto::RsaPrivateKey,
     env::{Clock, OsRandom},
@@ -32,7 +32,10 @@ use support::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_file_of_any_process_shows_a_secret() {
-    let (stage, hosts) = Stage::set_with(&["host01", "host02"], &[("HGS_LOG", "trace")]).await;
+    // Offline starts are allowed, so that the stores keep transport keys.
+    let variables = [("HGS_LOG", "trace"), ("HGS_MAX_OFFLINE_UNWRAPS", "2")];
+    let (stage, hosts) = Stage::set_with(&["host01", "host02"], &variables).await;
+    stage.wish_offline_starts(2);
     let mut secrets = vec![("the guest's secret".to_owned(), stage.secret.clone().into_bytes())];
     let learn = |secrets: &mut Vec<(String, Vec<u8>)>| {
         let files = current_files(&stage);
@@ -47,7 +50,8 @@ async fn no_file_of_any_process_shows_a_secret() {
     learn(&mut secrets);
     stage.prove(&hosts[1]).await;
     stage.ask::<Value>(&hosts[1], "power-off", &json!({})).await.unwrap();
-    stage.power_on(&hosts[1]).await.unwrap();
+    let started: PoweredOn = stage.ask(&hosts[1], "power-on", &json!({})).await.unwrap();
+    assert_eq!(started.offline_starts_left, 2);
     learn(&mut secrets);
     for (number, key) in as_a_host(&stage).await.into_iter().enumerate() {
         secrets.push((format!("key {number} released to the test client"), key));

@@ -4,14 +4,13 @@
 
 mod support;
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use guarded_host_sim::{
     commit_point::COMMIT_POINTS, fabric::host::SimHost, machine::dials::Dials, vm::operation::PoweredOn,
 };
-use hgs_protocol::protector::KeyProtector;
 use serde_json::{Value, json};
-use support::{Stage, wait_until};
+use support::{Stage, processes_of, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_starts_without_contact_as_often_as_the_kps_allowed() {
@@ -19,7 +18,7 @@ async fn a_vm_starts_without_contact_as_often_as_the_kps_allowed() {
     let mut host = hosts.remove(0);
 
     // The host raises the wish in the protector, which nobody signs. The KPS allows none.
-    wish(&stage, 9);
+    stage.wish_offline_starts(9);
     assert_eq!(on(&stage, &host).await, (false, 0));
     off(&stage, &host).await;
     stage.hgs.kps.kill().unwrap();
@@ -49,7 +48,7 @@ async fn a_vm_starts_without_contact_as_often_as_the_kps_allowed() {
     assert!(refused.contains(used_up), "{refused}");
 
     // What the protector wishes is of no account here.
-    wish(&stage, 99);
+    stage.wish_offline_starts(99);
     let refused = start(&stage, &host).await.unwrap_err();
     assert!(refused.contains(used_up), "{refused}");
 
@@ -77,16 +76,16 @@ async fn an_older_copy_gives_no_start_back() {
     let (mut stage, mut hosts) = Stage::set(&["host01"]).await;
     let mut host = hosts.remove(0);
     allow(&stage, 3).await;
-    wish(&stage, 3);
+    stage.wish_offline_starts(3);
     assert_eq!(on(&stage, &host).await, (false, 3));
     off(&stage, &host).await;
     stage.hgs.kps.kill().unwrap();
 
     // Of the VM's files: the state from before an offline start does not start again.
-    let rolled = files(&stage);
+    let rolled = stage.files();
     assert_eq!(on(&stage, &host).await, (true, 2));
     off(&stage, &host).await;
-    let newest = files(&stage);
+    let newest = stage.files();
     for (path, bytes) in [newest.0.clone(), newest.1.clone()]
         .iter()
         .zip([&rolled.0.1, &rolled.1.1])
@@ -114,6 +113,9 @@ async fn an_older_copy_gives_no_start_back() {
         .err()
         .unwrap();
     assert!(format!("{error:#}").contains("not the newest one"), "{error:#}");
+    // That machine has said its last word and may still be on its way out, its TPM's files locked.
+    let folder = host.folder().to_path_buf();
+    wait_until(10, "the refused host is down", || processes_of(&folder).is_empty());
     fs::write(&sealed, counted).unwrap();
     host = stage.restart("host01", None);
     assert_eq!(on(&stage, &host).await, (true, 0));
@@ -126,7 +128,7 @@ async fn a_host_of_another_configuration_starts_nothing_offline() {
     let (mut stage, mut hosts) = Stage::set(&["host01"]).await;
     let mut host = hosts.remove(0);
     allow(&stage, 5).await;
-    wish(&stage, 5);
+    stage.wish_offline_starts(5);
     assert_eq!(on(&stage, &host).await, (false, 5));
     off(&stage, &host).await;
 
@@ -157,7 +159,7 @@ async fn an_offline_start_that_is_cut_short_costs_one_start_and_leaves_a_vm_that
     let (mut stage, mut hosts) = Stage::set(&["host01"]).await;
     let mut host = hosts.remove(0);
     allow(&stage, 40).await;
-    wish(&stage, 40);
+    stage.wish_offline_starts(40);
     assert_eq!(on(&stage, &host).await, (false, 40));
     stage.hgs.kps.kill().unwrap();
     let mut left = 40;
@@ -184,7 +186,7 @@ async fn a_vm_starts_offline_after_a_power_on_with_contact_that_was_cut_short() 
     let (mut stage, mut hosts) = Stage::set(&["host01"]).await;
     let mut host = hosts.remove(0);
     allow(&stage, 4).await;
-    wish(&stage, 4);
+    stage.wish_offline_starts(4);
     on(&stage, &host).await;
     for (point, _) in COMMIT_POINTS.iter().filter(|(name, _)| name.starts_with("power-on:")) {
         host.kill().unwrap();
@@ -237,26 +239,4 @@ async fn deny_certificates(stage: &Stage, issued_before: Option<i64>) {
         .admin_put("attestation-signers/policy", &policy)
         .await
         .unwrap();
-}
-
-/// Writes another MaxOfflineUnwraps into the VM's protector, as whoever holds the file may.
-fn wish(stage: &Stage, starts: u32) {
-    let (path, protector) = files(stage).0;
-    let protector = KeyProtector::parse(&protector)
-        .unwrap()
-        .with_max_offline_unwraps(starts);
-    fs::write(path, protector.to_xml()).unwrap();
-}
-
-type File = (PathBuf, Vec<u8>);
-
-/// Protector and state that count.
-fn files(stage: &Stage) -> (File, File) {
-    let folder = stage.volume_path.join(stage.vm.name.as_str()).join("generations");
-    let folder = folder.join(String::from(stage.current().generation));
-    let read = |name: &str| {
-        let path = folder.join(name);
-        (path.clone(), fs::read(path).unwrap())
-    };
-    (read("protector.xml"), read("guest-state.bin"))
 }

@@ -20,7 +20,10 @@ use guarded_host_sim::{
         volume::{Current, Volume},
     },
 };
-use hgs_protocol::env::{Clock, OsRandom, Random};
+use hgs_protocol::{
+    env::{Clock, OsRandom, Random},
+    protector::KeyProtector,
+};
 use serde_json::{Value, json};
 
 /// A folder that is removed with everything in it. Short, because sockets lie below it.
@@ -110,6 +113,24 @@ impl Stage {
         self.volume.vm(&self.vm.name).unwrap().current().unwrap()
     }
 
+    /// Writes another MaxOfflineUnwraps into the VM's protector, as whoever holds the file may.
+    pub(crate) fn wish_offline_starts(&self, starts: u32) {
+        let (path, protector) = self.files().0;
+        let protector = KeyProtector::parse(&protector).unwrap();
+        fs::write(path, protector.with_max_offline_unwraps(starts).to_xml()).unwrap();
+    }
+
+    /// Protector and state that count, each with its path.
+    pub(crate) fn files(&self) -> (File, File) {
+        let folder = self.volume_path.join(self.vm.name.as_str()).join("generations");
+        let folder = folder.join(String::from(self.current().generation));
+        let read = |name: &str| {
+            let path = folder.join(name);
+            (path.clone(), fs::read(path).unwrap())
+        };
+        (read("protector.xml"), read("guest-state.bin"))
+    }
+
     pub(crate) fn restart(&self, name: &str, crash_at: Option<&str>) -> SimHost {
         self.fabric
             .restart_host(name, &self.hgs, &self.volume_path, crash_at)
@@ -150,6 +171,9 @@ impl Stage {
         }
     }
 }
+
+/// A path and what stands there.
+pub(crate) type File = (PathBuf, Vec<u8>);
 
 /// The processes whose command line or working directory mentions `needle`: id and command line.
 pub(crate) fn processes_of(needle: &Path) -> Vec<(u32, String)> {
