@@ -2,11 +2,11 @@
 
 use actix_web::{
     HttpResponse,
-    web::{Data, Json, Path},
+    web::{Data, Json, Path, ReqData},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hgs_protocol::{crypto::sha256, health::AttestationMode};
-use hgs_service::audit;
+use hgs_service::{audit, tokens::Holder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -222,7 +222,12 @@ pub(super) struct Activation {
     request_body = Activation, responses(
     (status = 200, description = "active, now or before", body = SignerView), (status = 404, body = Refused),
     (status = 409, body = Refused)))]
-pub(super) async fn activate_signer(app: Data<App>, id: Path<String>, activation: Json<Activation>) -> Answer {
+pub(super) async fn activate_signer(
+    app: Data<App>,
+    by: ReqData<Holder>,
+    id: Path<String>,
+    activation: Json<Activation>,
+) -> Answer {
     let id = id.to_ascii_lowercase();
     if !activation.registered_with_key_protection {
         return Err(Problem::Conflict(
@@ -252,8 +257,8 @@ pub(super) async fn activate_signer(app: Data<App>, id: Path<String>, activation
     }
     app.changed();
     tracing::info!(id, "the attestation signer was renewed");
-    app.tell(json!({ "event": "activated", "sha256": id, "old_published_until": until.0 }))
-        .await;
+    let event = json!({ "event": "activated", "by": by.to_string(), "sha256": id, "old_published_until": until.0 });
+    app.tell(event).await;
     let rows = app.store.signers().await?;
     let row = rows.iter().find(|row| row.id == id);
     let row = row.ok_or_else(|| Problem::Missing(id.clone()))?;
@@ -263,11 +268,12 @@ pub(super) async fn activate_signer(app: Data<App>, id: Path<String>, activation
 /// Drop a pending signer, or withdraw an old one before its time
 #[utoipa::path(delete, path = "/attestation-signers/{sha256}", params(("sha256" = String, Path)), responses(
     (status = 204), (status = 404, body = Refused), (status = 409, description = "it is the active one", body = Refused)))]
-pub(super) async fn drop_signer(app: Data<App>, id: Path<String>) -> Answer {
+pub(super) async fn drop_signer(app: Data<App>, by: ReqData<Holder>, id: Path<String>) -> Answer {
     let id = id.to_ascii_lowercase();
     if app.store.drop_signer(&id).await? {
         app.changed();
-        app.tell(json!({ "event": "dropped", "sha256": id })).await;
+        app.tell(json!({ "event": "dropped", "by": by.to_string(), "sha256": id }))
+            .await;
         return Ok(HttpResponse::NoContent().finish());
     }
     match app.store.signers().await?.iter().any(|row| row.id == id) {

@@ -6,6 +6,7 @@ use attestation::Options;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use cms::{cert::CertificateChoices, content_info::ContentInfo, signed_data::SignedData};
 use hgs_protocol::{
+    crypto::sha256,
     health::{AcceptanceRules, HealthCertificate, TrustedSigner},
     wire::hgsa::{ErrorKind, Reply},
 };
@@ -179,6 +180,15 @@ async fn a_signer_made_by_hand_waits_alone_and_can_be_dropped() {
     assert_eq!(service.admin_delete(&path).await, 204);
     assert_eq!(service.admin_delete(&path).await, 404);
     assert_eq!(in_state(&service, "pending").await, None);
+    // The record names who did it: by the token's line in the service's token file, of which it holds the beginning.
+    let by = format!("administrator {}", hex::encode(&sha256(service.token.as_bytes())[..8]));
+    let rows = service.admin_get("audit").await;
+    let rows = rows.as_array().unwrap();
+    let dropped = rows.iter().find(|row| row["body"]["event"] == "dropped").unwrap();
+    assert_eq!(dropped["body"]["by"], by.as_str());
+    let mut changes = rows.iter().filter(|row| row["kind"] == "administration").peekable();
+    assert!(changes.peek().is_some());
+    assert!(changes.all(|row| row["body"]["by"] == by.as_str()), "{rows:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

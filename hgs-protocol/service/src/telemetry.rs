@@ -15,7 +15,8 @@ pub enum LogFormat {
 
 /// Starts logging for this process. A second call does nothing.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("HGS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // The PKCS#11 library reports each mechanism of a token that it has no name for as an error.
+    let filter = EnvFilter::try_from_env("HGS_LOG").unwrap_or_else(|_| EnvFilter::new("info,cryptoki::mechanism=off"));
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

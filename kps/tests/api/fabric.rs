@@ -225,9 +225,10 @@ pub(crate) fn rewrap(protector: &KeyProtector, by: &GuardianKeys, change: impl F
     .into_bytes()
 }
 
-/// Changes the first base64 digit after the first `marker`.
-pub(crate) fn flip_digit(text: &str, marker: &str) -> String {
-    let at = text.find(marker).unwrap() + marker.len();
+/// Changes the first base64 digit of the first `value` element at or after the last `marker`.
+pub(crate) fn flip_digit(text: &str, marker: &str, value: &str) -> String {
+    let at = text.rfind(marker).unwrap();
+    let at = at + text[at..].find(value).unwrap() + value.len();
     let flipped = if &text[at..=at] == "A" { "B" } else { "A" };
     format!("{}{flipped}{}", &text[..at], &text[at + 1..])
 }

@@ -22,8 +22,7 @@ fn split_at_last<'t>(text: &'t str, marker: &str) -> (&'t str, &'t str) {
 
 /// Changes the first signature value after the last `marker`.
 fn spoil(text: &str, marker: &str) -> String {
-    let (before, after) = split_at_last(text, marker);
-    format!("{before}{}", flip_digit(after, "<SignatureValue>"))
+    flip_digit(text, marker, "<SignatureValue>")
 }
 
 /// Gives the last wrapping another parent.

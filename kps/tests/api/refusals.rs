@@ -7,7 +7,7 @@ use hgs_protocol::{
     wire::kps::{ErrorMessage, RollTransportKeyRequest, ServiceVersion},
 };
 
-use crate::fabric::{Fabric, rewrap};
+use crate::fabric::{Fabric, flip_digit, rewrap};
 
 const PROTECTOR: &str = "InvalidProtectorException";
 const WRAPPING: &str = "InvalidWrappingException";
@@ -139,14 +139,7 @@ async fn rows_5_wrappings_that_do_not_chain_to_one_owner() {
         move |w: &str| w.replace("</Wrappings>", &format!("{}</Wrappings>", change(second(w))))
     };
     // The first signature value after a wrapping's start is its signing certificate's.
-    let spoil = |marker: &'static str| {
-        move |w: &str| {
-            let at = w.rfind(marker).unwrap();
-            let at = at + w[at..].find("<SignatureValue>").unwrap() + "<SignatureValue>".len();
-            let flipped = if &w[at..=at] == "A" { "B" } else { "A" };
-            format!("{}{flipped}{}", &w[..at], &w[at + 1..])
-        }
-    };
+    let spoil = |marker: &'static str| move |w: &str| flip_digit(w, marker, "<SignatureValue>");
     let cut = |name: &'static str| {
         move |w: &str| {
             let at = w.rfind(&format!("<{name}>")).unwrap() + name.len() + 2;
@@ -215,10 +208,7 @@ async fn row_7_a_key_that_does_not_open_and_one_that_does_not_confirm_look_alike
     let fabric = Fabric::start(0).await;
     let (protector, _) = fabric.protector();
     let text = String::from_utf8(protector.to_xml()).unwrap();
-    let at = text.find("<TransportKeySignature>").unwrap();
-    let at = at + text[at..].find("<SignatureValue>").unwrap() + "<SignatureValue>".len();
-    let flipped = if &text[at..=at] == "A" { "B" } else { "A" };
-    let unconfirmed = format!("{}{flipped}{}", &text[..at], &text[at + 1..]);
+    let unconfirmed = flip_digit(&text, "<TransportKeySignature>", "<SignatureValue>");
     let spoil = |offset: usize| {
         rewrap(&protector, &fabric.owner, |w| {
             let at = w.rfind("<CipherValue>").unwrap() + "<CipherValue>".len() + offset;

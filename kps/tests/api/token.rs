@@ -13,7 +13,7 @@ use hgs_protocol::{
 use kps::token::TokenOptions;
 use serde_json::{Value, json};
 
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, flip_digit};
 
 /// A fresh token of SoftHSM, or none where it is not installed.
 fn soft_token(directory: &Path) -> Option<TokenOptions> {
@@ -136,9 +136,7 @@ async fn keys_in_a_token_release_rotate_and_are_in_no_file() {
     );
     // A ciphertext that was changed is refused as without a token.
     let spoiled = crate::fabric::rewrap(&KeyProtector::parse(&protector).unwrap(), &fabric.owner, |w| {
-        let at = w.rfind("<CipherValue>").unwrap() + "<CipherValue>".len();
-        let flipped = if &w[at..=at] == "A" { "B" } else { "A" };
-        format!("{}{flipped}{}", &w[..at], &w[at + 1..])
+        flip_digit(w, "<CipherValue>", "<CipherValue>")
     });
     let (status, code) = fabric.refusal(&spoiled, &fabric.healthy()).await;
     assert_eq!((status, code.as_str()), (400, "InvalidProtectorException"));
