@@ -166,6 +166,7 @@ impl Recorded {
             hosts: &self.hosts,
             baselines: &self.baselines,
             switches: &self.switches,
+            ca_certificates: false,
             state_keys: &self.state_keys,
             issuing: &issuing,
             unshifted: NOW,

@@ -10,6 +10,7 @@ use actix_web::{
     web,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hgs_service::audit::AuditError;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::OpenApi as _;
@@ -47,6 +48,8 @@ fn table() -> Vec<Row> {
         get("/openapi.json", openapi),
         get("/operation-mode", service::mode),
         put("/operation-mode", service::set_mode),
+        get("/ca-certificates", service::ca_certificates),
+        put("/ca-certificates", service::set_ca_certificates),
         get("/tpm-hosts", hosts::list),
         post("/tpm-hosts", hosts::add),
         delete("/tpm-hosts/{name}", hosts::remove),
@@ -102,6 +105,8 @@ fn table() -> Vec<Row> {
         openapi,
         service::mode,
         service::set_mode,
+        service::ca_certificates,
+        service::set_ca_certificates,
         hosts::list,
         hosts::add,
         hosts::remove,
@@ -173,6 +178,8 @@ enum Problem {
     Database(#[from] sqlx::Error),
     #[error("the service's own state is not usable: {0}")]
     Standing(#[from] StandingError),
+    #[error("nothing was changed, because the change could not be recorded; try again")]
+    Record(#[from] AuditError),
 }
 
 impl actix_web::ResponseError for Problem {
@@ -181,7 +188,7 @@ impl actix_web::ResponseError for Problem {
             Problem::Invalid(_) => StatusCode::BAD_REQUEST,
             Problem::Missing(_) => StatusCode::NOT_FOUND,
             Problem::Conflict(_) => StatusCode::CONFLICT,
-            Problem::Database(_) | Problem::Standing(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Database(_) | Problem::Standing(_) | Problem::Record(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hgs_protocol::{
-    crypto::RsaPublicKey,
+    crypto::PublicKey,
     env::{Random, UnixTime},
     health::{
         AttestationMode, AttestationSigner, CertificateKind, HealthCertificate, HealthCertificateRequest, PolicyVerdict,
@@ -22,6 +22,7 @@ use hgs_protocol::{
 
 use crate::{
     baseline::{Baselines, Switches},
+    ca_trustlet::AuthorityClaim,
     ek::EndorsementKey,
     evidence::Evidence,
     facts::BootFacts,
@@ -43,6 +44,8 @@ pub struct Ask {
     pub ek: EndorsementKey,
     /// None at the start; the host's context after it, possibly empty.
     pub context: Option<Vec<u8>>,
+    /// What speaks for the key of a CA trustlet; there whenever its certificate is asked for.
+    pub authority: Option<AuthorityClaim>,
 }
 
 impl Ask {
@@ -63,6 +66,7 @@ impl Ask {
                 requested,
                 ek: ek(&endorsement_key)?,
                 context: None,
+                authority: None,
             },
             (
                 Request::TpmContinue {
@@ -77,6 +81,7 @@ impl Ask {
                 requested,
                 ek: ek(&endorsement_key)?,
                 context: Some(context),
+                authority: None,
             },
             (
                 Request::Attestation {
@@ -102,14 +107,25 @@ impl Ask {
                     requested,
                     ek,
                     context: context.map(<[u8]>::to_vec),
+                    // Without a certificate of its key, item 1 is the endorsement key and no other.
+                    authority: match certificate {
+                        Some(_) => AuthorityClaim::from_items(&provided)?,
+                        None => None,
+                    },
                 }
             }
             _ => return Err(payload("the request's type does not fit the URL")),
         };
-        if ask.requested.contains(&CertificateKind::Authority) {
-            return Err(payload("certificates of result type 3 are not issued here"));
+        if ask.wants_authority() && ask.authority.is_none() {
+            return Err(payload(
+                "a certificate of result type 3 needs, at v2.0, the items 1, 4, 5, 6 and 7",
+            ));
         }
         Ok(ask)
+    }
+
+    fn wants_authority(&self) -> bool {
+        self.requested.contains(&CertificateKind::Authority)
     }
 }
 
@@ -130,6 +146,8 @@ pub struct Knowledge<'a> {
     pub baselines: &'a BTreeMap<PolicyVersion, Baselines>,
     /// Which policies are off.
     pub switches: &'a Switches,
+    /// Whether keys of CA trustlets are certified.
+    pub ca_certificates: bool,
     /// Keys of the sealed states.
     pub state_keys: &'a StateKeys,
     /// Makes certificates.
@@ -156,7 +174,7 @@ impl Issuing<'_> {
     /// A certificate of `kind` for exactly `key`, noted in `decision`.
     pub(crate) fn certify(
         &self,
-        key: RsaPublicKey,
+        key: PublicKey,
         kind: CertificateKind,
         policies: Vec<PolicyVerdict>,
         decision: &mut Decision,
@@ -228,6 +246,10 @@ pub fn attest_tpm(ask: &Ask, known: &Knowledge<'_>, rng: &mut dyn Random) -> Dec
     if known.hosts.is_empty() {
         return Decision::of(Err(Refusal::Unauthorized));
     }
+    if ask.wants_authority() && !known.ca_certificates {
+        let off = "certificates of result type 3 are off: an administrator can turn ca-certificates on";
+        return Decision::of(Err(Refusal::Payload(off.to_owned())));
+    }
     let party = Party {
         session: ask.session,
         ek: &ask.ek,
@@ -268,11 +290,14 @@ fn conclude(
     let host = judge(&BootFacts::read(&replayed), known, decision)?;
     let mut content = Vec::new();
     for kind in &ask.requested {
-        // A certificate for a key that was measured, never for one that the request brought.
-        let key = match kind {
-            CertificateKind::Encryption => host.encryption_key()?,
-            CertificateKind::Signing => host.signing_key()?,
-            CertificateKind::Authority => return Err(Refusal::Payload("result type 3 is off".to_owned())),
+        // A certificate for a key that was measured, or one that a measured key vouches for.
+        let key = match (kind, &ask.authority) {
+            (CertificateKind::Encryption, _) => host.encryption_key()?.into(),
+            (CertificateKind::Signing, _) => host.signing_key()?.into(),
+            (CertificateKind::Authority, Some(claim)) => claim.check(&host.signing_key()?)?,
+            (CertificateKind::Authority, None) => {
+                return Err(Refusal::Payload("nothing speaks for the CA trustlet's key".to_owned()));
+            }
         };
         // A disabled policy was not asked for; listing it as failed would void the certificate.
         let asked = host.verdicts().iter().filter(|evaluated| evaluated.enabled);

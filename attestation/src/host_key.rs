@@ -10,7 +10,7 @@ use hgs_protocol::{
     health::CertificateKind,
     wire::{
         hgsa::{ProvidedKind, Reply, Request, SessionId},
-        vsm::{parse_ec_blob, parse_rsa1},
+        vsm::{parse_ec_blob, parse_rsa1, parse_vsm_key},
     },
 };
 use x509_cert::{
@@ -178,7 +178,7 @@ fn conclude(
     if !key.verifies(&signed, &ask.signature) {
         return Err(Refusal::HostKeySignature);
     }
-    let vsm_key = parse_rsa1(&ask.vsm_key_bytes).map_err(VsmIdentityError::from)?;
+    let vsm_key = parse_vsm_key(&ask.vsm_key_bytes).map_err(VsmIdentityError::from)?;
     let mut content = Vec::new();
     for kind in &ask.requested {
         content.push(issuing.certify(vsm_key.clone(), *kind, Vec::new(), decision, rng)?);

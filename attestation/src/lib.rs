@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod attest;
 pub mod baseline;
+pub mod ca_trustlet;
 pub mod ci_file;
 pub mod compare;
 pub mod ek;
@@ -35,6 +36,7 @@ use actix_web::web;
 use anyhow::Context;
 use hgs_protocol::{
     env::{Env, UnixTime},
+    protector::suite::Suite,
     secret::Secret32,
     wire::hgsa::{Reply, SessionId},
 };
@@ -78,6 +80,10 @@ pub struct Options {
     #[arg(long, env = "HGS_SIGNER_RENEWAL_DAYS", default_value_t = RENEWAL_DAYS,
           value_parser = clap::value_parser!(u64).range(1..=1800))]
     pub signer_renewal_days: u64,
+    /// Key of the attestation signers made from now on. A change takes effect with the next signer; until the old one is
+    /// no longer published, public enclave clients may refuse the list with both kinds
+    #[arg(long, env = "HGS_SIGNER_SUITE", value_enum, default_value_t = SignerSuite::Rsa)]
+    pub signer_suite: SignerSuite,
     /// Most exchanges (TPM mode) or requests (host-key mode) a minute of one registered key
     #[arg(long, env = "HGS_REQUESTS_PER_MINUTE_PER_KEY", default_value_t = MOST_STARTS,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -90,11 +96,30 @@ pub struct Options {
     pub trusted_proxies: Vec<IpAddr>,
 }
 
+/// Kind of an attestation signer's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SignerSuite {
+    /// RSA-2048, which public enclave clients verify
+    Rsa,
+    /// P-256
+    P256,
+}
+
+impl From<SignerSuite> for Suite {
+    fn from(suite: SignerSuite) -> Suite {
+        match suite {
+            SignerSuite::Rsa => Suite::Rsa,
+            SignerSuite::P256 => Suite::P256,
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
         Options {
             health_certificate_minutes: LIFETIME_MINUTES,
             signer_renewal_days: RENEWAL_DAYS,
+            signer_suite: SignerSuite::Rsa,
             requests_per_minute_per_key: MOST_STARTS,
             requests_per_minute_per_address: 0,
             trusted_proxies: Vec::new(),
@@ -106,6 +131,7 @@ impl Default for Options {
 pub struct App {
     pub(crate) lifetime: Duration,
     pub(crate) renewal_ahead: Duration,
+    signer_suite: Suite,
     pub(crate) store: Store,
     pub(crate) audit: Audit,
     pub(crate) kek: Kek,
@@ -141,7 +167,13 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     let lifetime = Duration::from_secs(options.health_certificate_minutes.saturating_mul(60));
     signers::remember_lifetime(&store, lifetime).await?;
     if !store.signers().await?.iter().any(|row| row.slot == Some(Slot::Active)) {
-        let first = signers::make(Slot::Active, &settings.kek, env.now(), &mut env.rng())?;
+        let first = signers::make(
+            Slot::Active,
+            options.signer_suite.into(),
+            &settings.kek,
+            env.now(),
+            &mut env.rng(),
+        )?;
         if store.add_signer(&first).await? {
             tracing::info!(id = first.id, "made the attestation signer");
         }
@@ -173,6 +205,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
     let limit = options.requests_per_minute_per_address;
     let app = web::Data::new(App {
         lifetime,
+        signer_suite: options.signer_suite.into(),
         renewal_ahead: Duration::from_secs(options.signer_renewal_days.saturating_mul(86_400)),
         store,
         audit: Audit::start(database.clone(), &settings.kek, &env),
@@ -259,6 +292,7 @@ impl App {
                     hosts: &hosts,
                     baselines: &standing.baselines,
                     switches: &standing.switches,
+                    ca_certificates: standing.ca_certificates,
                     state_keys: &state_keys,
                     issuing,
                     unshifted: app.env.clock.unshifted(),
@@ -411,7 +445,13 @@ impl App {
 
     /// Makes a pending signer unless there is one.
     pub(crate) async fn make_pending_signer(&self) -> Result<(), StandingError> {
-        let made = signers::make(Slot::Pending, &self.kek, self.env.now(), &mut self.env.rng());
+        let made = signers::make(
+            Slot::Pending,
+            self.signer_suite,
+            &self.kek,
+            self.env.now(),
+            &mut self.env.rng(),
+        );
         let made = made.map_err(|error| StandingError::Signer(error.to_string()))?;
         if self.store.add_signer(&made).await? {
             tracing::info!(
@@ -422,6 +462,16 @@ impl App {
         }
         self.changed();
         Ok(())
+    }
+
+    /// What an administrator is about to change, into the record, before it is changed.
+    pub(crate) async fn record_change(&self, body: serde_json::Value) -> Result<(), AuditError> {
+        let entry = Entry {
+            kind: "setting",
+            once: None,
+            body,
+        };
+        self.audit.record(entry).await
     }
 
     /// An event of the signers' life, into the record.

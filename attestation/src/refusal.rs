@@ -6,7 +6,9 @@ use hgs_protocol::{
     wire::hgsa::{ErrorKind, EvaluationLog, JsonError, Reply},
 };
 
-use crate::{facts::VsmIdentityError, policy::Evaluation, replay::TcgLogError, rtpm::RtpmError};
+use crate::{
+    ca_trustlet::VsmReportError, facts::VsmIdentityError, policy::Evaluation, replay::TcgLogError, rtpm::RtpmError,
+};
 
 /// Why no certificate was issued; one variant per error reply of MS-HGSA 2.2.2.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,9 @@ pub enum Refusal {
     /// No VSM key can be certified.
     #[error(transparent)]
     VirtualSecureMode(#[from] VsmIdentityError),
+    /// The key of a CA trustlet is not certified.
+    #[error(transparent)]
+    VsmReport(#[from] VsmReportError),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -74,6 +79,7 @@ impl Refusal {
             }
             Refusal::Unavailable(_) => (ErrorKind::Unavailable, true, 503),
             Refusal::VirtualSecureMode(_) => (ErrorKind::VirtualSecureMode, false, 200),
+            Refusal::VsmReport(_) => (ErrorKind::VsmReportValidation, false, 200),
             Refusal::Other(_) => (ErrorKind::Other, false, 200),
         };
         (Reply::Error { kind, retryable }, status)
@@ -115,6 +121,7 @@ mod tests {
             Refusal::DeniedKey(String::new()),
             Refusal::Unavailable("test"),
             Refusal::VirtualSecureMode(VsmIdentityError::Absent),
+            Refusal::VsmReport(VsmReportError::Signature),
             Refusal::Other(String::new()),
         ];
         let table: Vec<String> = refusals
@@ -139,6 +146,7 @@ mod tests {
                 "UnauthorizedErrorReply false 200",
                 "UnavailableErrorReply true 503",
                 "VirtualSecureModeErrorReply false 200",
+                "VsmReportValidationErrorReply false 200",
                 "ErrorReply false 200",
             ]
         );

@@ -2,8 +2,9 @@
 //! with key protection and says so, only then does it sign and is published; the old one stays published
 //! until the last health certificate that it signed has expired.
 //!
-//! All signers are RSA and valid from the moment they are made: a public client gives up at a list in
-//! which one has another key type than the certificate at hand or is not yet valid.
+//! A signer is valid from the moment it is made, and all should be of one key type, RSA unless configured otherwise:
+//! a public client gives up at a list in which one is not yet valid or has another key type than the certificate
+//! at hand.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use hgs_protocol::{
     crypto::sha256,
     env::{Random, UnixTime},
     health::{AttestationSigner, IssueError, TrustedSigner},
+    protector::suite::Suite,
 };
 use hgs_service::sealed::{Kek, SealedError};
 use serde::Serialize;
@@ -32,9 +34,9 @@ pub enum OpenError {
     Parts(#[from] IssueError),
 }
 
-/// A new signer for `slot`, its key sealed.
-pub fn make(slot: Slot, kek: &Kek, now: UnixTime, rng: &mut dyn Random) -> Result<SignerRow, IssueError> {
-    let signer = AttestationSigner::generate(now, rng)?;
+/// A new signer for `slot` with a key of that suite, its key sealed.
+pub fn make(slot: Slot, suite: Suite, kek: &Kek, now: UnixTime, rng: &mut dyn Random) -> Result<SignerRow, IssueError> {
+    let signer = AttestationSigner::generate_of(suite, now, rng)?;
     let id = hex::encode(sha256(signer.certificate_der()));
     Ok(SignerRow {
         sealed: Some(kek.seal(&purpose(&id), signer.expose_pkcs8(), rng)),
@@ -150,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_signer_opens_under_its_own_key_and_name_only() {
-        let row = make(Slot::Active, &kek(1), NOW, &mut SeededRandom::new(1)).unwrap();
+        let row = make(Slot::Active, Suite::Rsa, &kek(1), NOW, &mut SeededRandom::new(1)).unwrap();
         assert_eq!(open(&row, &kek(1)).unwrap().certificate_der(), row.certificate);
         assert!(matches!(open(&row, &kek(2)), Err(OpenError::Sealed(_))));
         let renamed = SignerRow {
@@ -158,14 +160,17 @@ mod tests {
             ..row.clone()
         };
         assert!(matches!(open(&renamed, &kek(1)), Err(OpenError::Sealed(_))));
+        let p256 = make(Slot::Active, Suite::P256, &kek(1), NOW, &mut SeededRandom::new(1)).unwrap();
+        assert_eq!(open(&p256, &kek(1)).unwrap().certificate_der(), p256.certificate);
+        assert!(is_usable(&p256, NOW));
         let erased = SignerRow { sealed: None, ..row };
         assert!(matches!(open(&erased, &kek(1)), Err(OpenError::Erased)));
     }
 
     #[test]
     fn a_renewal_falls_due_waits_and_is_late() {
-        let active = make(Slot::Active, &kek(1), NOW, &mut SeededRandom::new(1)).unwrap();
-        let pending = make(Slot::Pending, &kek(1), NOW, &mut SeededRandom::new(2)).unwrap();
+        let active = make(Slot::Active, Suite::Rsa, &kek(1), NOW, &mut SeededRandom::new(1)).unwrap();
+        let pending = make(Slot::Pending, Suite::Rsa, &kek(1), NOW, &mut SeededRandom::new(2)).unwrap();
         let (alone, both) = (vec![active.clone()], vec![active.clone(), pending]);
         let end = not_after(&active);
         assert_eq!(end, NOW.plus_seconds(i64::try_from(SIGNER_LIFETIME.as_secs()).unwrap()));

@@ -28,6 +28,8 @@ pub struct Standing {
     pub baselines: BTreeMap<PolicyVersion, Baselines>,
     /// Which built-in policies are off.
     pub switches: Switches,
+    /// Whether keys of CA trustlets are certified (result type 3).
+    pub ca_certificates: bool,
     /// SPKI hashes of VSM keys that are never certified.
     pub denied: HashSet<[u8; 32]>,
     /// The one signer that signs.
@@ -133,6 +135,7 @@ impl Standing {
             mode: mode(store).await?,
             baselines,
             switches: store.switches().await?,
+            ca_certificates: ca_certificates(store).await?,
             denied: denied.collect(),
             signer,
             signing_certificates: number_array(&pkcs7),
@@ -155,6 +158,12 @@ pub async fn mode(store: &Store) -> Result<AttestationMode, sqlx::Error> {
     })
 }
 
+/// Whether keys of CA trustlets are certified; not until an administrator says so.
+pub async fn ca_certificates(store: &Store) -> Result<bool, sqlx::Error> {
+    let row = store.registered_as(Kind::Setting, CA_CERTIFICATES).await?;
+    Ok(row.is_some_and(|row| row.body == "on"))
+}
+
 /// `[48,130,…]` without a space: one public client splits at the commas and trims nothing.
 fn number_array(bytes: &[u8]) -> Vec<u8> {
     let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
@@ -163,5 +172,7 @@ fn number_array(bytes: &[u8]) -> Vec<u8> {
 
 /// Name of the setting that holds the operation mode.
 pub const OPERATION_MODE: &str = "operation-mode";
+/// Name of the setting that is `on` while keys of CA trustlets are certified.
+pub const CA_CERTIFICATES: &str = "ca-certificates";
 /// How old a picture may be.
 pub const FRESH: Duration = Duration::from_secs(1);

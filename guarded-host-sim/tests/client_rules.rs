@@ -171,7 +171,7 @@ fn issued(clock: &Clock, key: &RsaPrivateKey, mode: AttestationMode, kinds: &[Ce
     let signer = AttestationSigner::generate(clock.now(), &mut OsRandom).unwrap();
     let issue = |kind: &CertificateKind| {
         let ask = HealthCertificateRequest {
-            key: key.public().clone(),
+            key: key.public().clone().into(),
             kind: *kind,
             mode,
             policies: Vec::new(),

@@ -113,7 +113,7 @@ async fn as_a_host(stage: &Stage) -> [Vec<u8>; 2] {
     stage.hgs.kps.admin_post("attestation-signers", &trusted).await.unwrap();
     let vsm_key = RsaPrivateKey::generate_2048().unwrap();
     let request = HealthCertificateRequest {
-        key: vsm_key.public().clone(),
+        key: vsm_key.public().clone().into(),
         kind: CertificateKind::Encryption,
         mode: AttestationMode::Tpm,
         policies: Vec::new(),

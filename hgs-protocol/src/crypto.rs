@@ -22,6 +22,10 @@ use zeroize::Zeroizing;
 
 use crate::{env::Random, secret::Secret32};
 
+mod public;
+
+pub use public::PublicKey;
+
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const GCM_NONCE: usize = 12;
 const GCM_TAG: usize = 16;
@@ -176,6 +180,12 @@ impl EcPublicKey {
         for (to, from) in coordinates.iter_mut().zip(x.iter().chain(y)) {
             *to = *from;
         }
+        EcPublicKey::from_point(&point)
+    }
+
+    /// From an uncompressed point (SEC 1), 65 bytes.
+    pub fn from_point(point: &[u8]) -> Result<EcPublicKey, CryptoError> {
+        let point: [u8; 65] = point.try_into().map_err(|_| CryptoError::Key)?;
         // Refuses what does not lie on the curve.
         p256::PublicKey::from_sec1_bytes(&point).map_err(|_| CryptoError::Key)?;
         Ok(EcPublicKey { point })
@@ -185,9 +195,12 @@ impl EcPublicKey {
     pub fn from_spki_der(der: &[u8]) -> Result<EcPublicKey, CryptoError> {
         use p256::{elliptic_curve::sec1::ToEncodedPoint as _, pkcs8::DecodePublicKey as _};
         let key = p256::PublicKey::from_public_key_der(der).map_err(|_| CryptoError::Key)?;
-        let point = key.to_encoded_point(false);
-        let point = point.as_bytes().try_into().map_err(|_| CryptoError::Key)?;
-        Ok(EcPublicKey { point })
+        EcPublicKey::from_point(key.to_encoded_point(false).as_bytes())
+    }
+
+    /// 4, X, Y: the uncompressed point (SEC 1).
+    pub fn point(&self) -> &[u8; 65] {
+        &self.point
     }
 
     /// X then Y, big-endian, 32 bytes each.
@@ -218,6 +231,13 @@ impl EcPublicKey {
     /// True when `signature` (r then s, 64 bytes) is an ECDSA SHA-256 signature of `message` by this key.
     pub fn verify_sha256(&self, message: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &self.point)
+            .verify(message, signature)
+            .is_ok()
+    }
+
+    /// As [`EcPublicKey::verify_sha256`], for a signature in DER, as certificates carry it.
+    pub fn verify_sha256_der(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, &self.point)
             .verify(message, signature)
             .is_ok()
     }
@@ -452,6 +472,8 @@ mod tests {
         assert!(key.verify_sha256(b"a", &signature.to_bytes()));
         assert!(!key.verify_sha256(b"b", &signature.to_bytes()));
         assert!(!key.verify_sha256(b"a", signature.to_der().as_bytes()), "not DER");
+        assert!(key.verify_sha256_der(b"a", signature.to_der().as_bytes()));
+        assert!(!key.verify_sha256_der(b"a", &signature.to_bytes()), "DER only");
         assert_eq!(EcPublicKey::from_coordinates(&[1; 32], &[2; 32]), Err(CryptoError::Key));
         let mut longer = key.spki_der();
         longer.push(0);

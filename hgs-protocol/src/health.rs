@@ -10,7 +10,7 @@ use aws_lc_rs::signature::{self, UnparsedPublicKey};
 use uuid::Uuid;
 use x509_cert::{
     Certificate, Version,
-    der::{Decode, Encode, asn1::ObjectIdentifier},
+    der::{Decode, asn1::ObjectIdentifier},
     ext::{
         Extension,
         pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages},
@@ -18,7 +18,7 @@ use x509_cert::{
 };
 
 use crate::{
-    crypto::{RsaPublicKey, sha256},
+    crypto::{PublicKey, sha256},
     env::UnixTime,
     oid,
 };
@@ -32,7 +32,7 @@ pub use statement::{AttestationMode, AttestationStatement, CertificateKind, Poli
 /// A signer that key protection trusts: its key, and the moment before which nothing counts.
 #[derive(Clone, Debug)]
 pub struct TrustedSigner {
-    key: RsaPublicKey,
+    key: PublicKey,
     sha256: [u8; 32],
     /// Health certificates issued before this are refused
     /// (the documented setting DenyHealthCertificatesIssuedBefore).
@@ -44,7 +44,7 @@ impl TrustedSigner {
     pub fn from_certificate(der: &[u8]) -> Result<TrustedSigner, HealthCertificateError> {
         let certificate = Certificate::from_der(der).map_err(|_| HealthCertificateError::NotX509)?;
         Ok(TrustedSigner {
-            key: subject_key(&certificate).ok_or(HealthCertificateError::Key)?,
+            key: PublicKey::of_certificate(&certificate).ok_or(HealthCertificateError::Key)?,
             sha256: sha256(der),
             deny_issued_before: None,
         })
@@ -80,8 +80,10 @@ pub enum HealthCertificateError {
     /// Not one DER certificate of version 3.
     #[error("the health certificate is not an X.509 version 3 certificate")]
     NotX509,
-    /// Signed by an algorithm weaker than, or other than, SHA-256 with RSA.
-    #[error("the health certificate is signed with {0}, not with sha256WithRSA or stronger")]
+    /// Signed by an algorithm weaker than, or other than, SHA-256 with RSA or P-256.
+    #[error(
+        "the health certificate is signed with {0}, not with sha256WithRSA or stronger, nor with ecdsa-with-SHA256"
+    )]
     SignatureAlgorithm(ObjectIdentifier),
     /// No trusted attestation signer's key made the signature.
     #[error("no trusted attestation signer signed the health certificate")]
@@ -116,7 +118,9 @@ pub enum HealthCertificateError {
     #[error("the health certificate names two different signature algorithms")]
     AlgorithmMismatch,
     /// Its key may not receive keys.
-    #[error("the health certificate's key usage does not allow keyEncipherment")]
+    #[error(
+        "the health certificate's key usage allows neither keyEncipherment of an RSA key nor keyAgreement of a P-256 key"
+    )]
     KeyUsage,
     /// It is not for encryption (a signing certificate, say).
     #[error("the health certificate is not one for encryption")]
@@ -133,8 +137,8 @@ pub enum HealthCertificateError {
     /// A policy in it failed.
     #[error("the health certificate records the policy {0} as failed")]
     PolicyFailed(Uuid),
-    /// The key is not RSA of 2048 to 4096 bits.
-    #[error("the certificate's key is not RSA of 2048 to 4096 bits")]
+    /// The key is neither RSA of 2048 to 4096 bits nor P-256.
+    #[error("the certificate's key is neither RSA of 2048 to 4096 bits nor P-256")]
     Key,
 }
 
@@ -146,7 +150,8 @@ pub struct HealthCertificate {
 }
 
 impl HealthCertificate {
-    /// Reads one DER certificate: X.509 version 3, within [`MAX_CERTIFICATE`], signed with RSA and SHA-256 or stronger.
+    /// Reads one DER certificate: X.509 version 3, within [`MAX_CERTIFICATE`], signed with RSA and SHA-256 or stronger,
+    /// or with P-256 and SHA-256.
     pub fn parse(der: &[u8]) -> Result<HealthCertificate, HealthCertificateError> {
         if der.len() > MAX_CERTIFICATE {
             return Err(HealthCertificateError::TooLong);
@@ -156,7 +161,7 @@ impl HealthCertificate {
             return Err(HealthCertificateError::NotX509);
         }
         let algorithm = certificate.signature_algorithm.oid;
-        if verification(algorithm).is_none() {
+        if algorithm != oid::ECDSA_WITH_SHA256 && rsa_verification(algorithm).is_none() {
             return Err(HealthCertificateError::SignatureAlgorithm(algorithm));
         }
         Ok(HealthCertificate {
@@ -241,7 +246,12 @@ impl HealthCertificate {
             return Err(Refused::AlgorithmMismatch);
         }
         let usage = self.read::<KeyUsage>(oid::KEY_USAGE)?.ok_or(Refused::KeyUsage)?;
-        if !usage.0.contains(KeyUsages::KeyEncipherment) {
+        let key = PublicKey::of_certificate(&self.certificate).ok_or(Refused::Key)?;
+        let wanted = match &key {
+            PublicKey::Rsa(_) => KeyUsages::KeyEncipherment,
+            PublicKey::P256(_) => KeyUsages::KeyAgreement,
+        };
+        if !usage.0.contains(wanted) {
             return Err(Refused::KeyUsage);
         }
         let purposes = self
@@ -258,7 +268,7 @@ impl HealthCertificate {
             return Err(Refused::PolicyFailed(failed.id));
         }
         Ok(CertifiedHost {
-            key: subject_key(&self.certificate).ok_or(Refused::Key)?,
+            key,
             serial: self.serial(),
             not_after: end,
             statement,
@@ -293,7 +303,7 @@ impl HealthCertificate {
 /// A host whose health certificate was accepted: keys may be sealed to it.
 #[derive(Clone, Debug)]
 pub struct CertifiedHost {
-    key: RsaPublicKey,
+    key: PublicKey,
     serial: String,
     not_after: UnixTime,
     statement: AttestationStatement,
@@ -302,7 +312,7 @@ pub struct CertifiedHost {
 
 impl CertifiedHost {
     /// The VSM key that alone may open what is sealed to this host.
-    pub fn encryption_key(&self) -> &RsaPublicKey {
+    pub fn encryption_key(&self) -> &PublicKey {
         &self.key
     }
 
@@ -328,29 +338,25 @@ impl CertifiedHost {
 }
 
 /// True when `certificate` (whose bytes are `der`) carries a signature by `key`: RSA PKCS#1 v1.5
-/// with SHA-256, SHA-384 or SHA-512. Names, dates and extensions are not looked at.
-pub fn signed_by(certificate: &Certificate, der: &[u8], key: &RsaPublicKey) -> bool {
-    let Some(algorithm) = verification(certificate.signature_algorithm.oid) else {
-        return false;
-    };
+/// with SHA-256, SHA-384 or SHA-512, or ECDSA with SHA-256. Names, dates and extensions are not looked at.
+fn signed_by(certificate: &Certificate, der: &[u8], key: &PublicKey) -> bool {
     let (Some(tbs), Some(signature)) = (tbs_bytes(der), certificate.signature.as_bytes()) else {
         return false;
     };
-    UnparsedPublicKey::new(algorithm, key.pkcs1_der())
-        .verify(tbs, signature)
-        .is_ok()
-}
-
-/// The certificate's key when it is an RSA key that we take.
-pub fn subject_key(certificate: &Certificate) -> Option<RsaPublicKey> {
-    let spki = certificate.tbs_certificate.subject_public_key_info.to_der().ok()?;
-    RsaPublicKey::from_spki_der(&spki).ok()
+    let algorithm = certificate.signature_algorithm.oid;
+    match (key, rsa_verification(algorithm)) {
+        (PublicKey::Rsa(key), Some(algorithm)) => UnparsedPublicKey::new(algorithm, key.pkcs1_der())
+            .verify(tbs, signature)
+            .is_ok(),
+        (PublicKey::P256(key), None) => algorithm == oid::ECDSA_WITH_SHA256 && key.verify_sha256_der(tbs, signature),
+        (PublicKey::Rsa(_), None) | (PublicKey::P256(_), Some(_)) => false,
+    }
 }
 
 /// The bytes that a certificate's signature covers, as they stand in `der`.
 ///
 /// They are taken from the input and never encoded anew: some authorities' encodings are not DER.
-pub fn tbs_bytes(der: &[u8]) -> Option<&[u8]> {
+fn tbs_bytes(der: &[u8]) -> Option<&[u8]> {
     use x509_cert::der::{Reader, SliceReader};
     let mut reader = SliceReader::new(der).ok()?;
     reader
@@ -364,7 +370,7 @@ pub fn tbs_bytes(der: &[u8]) -> Option<&[u8]> {
         .ok()
 }
 
-fn verification(algorithm: ObjectIdentifier) -> Option<&'static signature::RsaParameters> {
+fn rsa_verification(algorithm: ObjectIdentifier) -> Option<&'static signature::RsaParameters> {
     match algorithm {
         oid::SHA256_WITH_RSA => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
         oid::SHA384_WITH_RSA => Some(&signature::RSA_PKCS1_2048_8192_SHA384),

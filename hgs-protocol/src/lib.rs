@@ -3,6 +3,7 @@
 //! No sockets, no runtime, no database. Parsers turn bytes into types and back; stories take time
 //! and randomness as values. Specifications: MS-HGSA (attestation), MS-KPS (key protection).
 
+mod certify;
 pub mod crypto;
 pub mod env;
 pub mod health;

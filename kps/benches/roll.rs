@@ -131,7 +131,7 @@ impl Stage {
 
 fn certify(signer: &AttestationSigner, host: &RsaPrivateKey, now: UnixTime) -> Vec<u8> {
     let ask = HealthCertificateRequest {
-        key: host.public().clone(),
+        key: host.public().clone().into(),
         kind: CertificateKind::Encryption,
         mode: AttestationMode::HostKey,
         policies: vec![],

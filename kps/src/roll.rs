@@ -42,6 +42,10 @@ pub fn roll_transport_key(
 ) -> Result<Release, Refusal> {
     let transfer = kps.check_algorithms(ask)?;
     let host = kps.certified_host(&ask.health_certificate, now)?;
+    // An algorithm of the other suite than the certified key's.
+    if !host.encryption_key().takes(transfer) {
+        return Err(Refusal::UnsupportedAlgorithm("transfer key"));
+    }
     let parsed = kps.parse(&ask.ingress_protector)?;
     let chained = parsed.verify_cached(kps.chains)?;
     let ingress = kps.open(chained, rng)?;
@@ -51,11 +55,10 @@ pub fn roll_transport_key(
 }
 
 impl Guardian<'_> {
-    /// The three algorithms that a host asks for are one suite's; nothing is negotiated.
+    /// The three algorithms that a host asks for are known and allowed; nothing is negotiated.
     fn check_algorithms(&self, ask: &RollTransportKeyRequest) -> Result<KeyTransport, Refusal> {
-        // Health certificates hold RSA keys only, since the key that a TPM log measures is one.
         let transfer = match KeyTransport::from_uri(&ask.transfer_key_encryption_algorithm) {
-            Some(KeyTransport::RsaOaep) => KeyTransport::RsaOaep,
+            Some(known @ (KeyTransport::RsaOaep | KeyTransport::EcdhEs)) => known,
             Some(KeyTransport::RsaOaepSha1) if self.allow_sha1_oaep => KeyTransport::RsaOaepSha1,
             _ => return Err(Refusal::UnsupportedAlgorithm("transfer key")),
         };

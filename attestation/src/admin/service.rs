@@ -15,7 +15,7 @@ use crate::{
     baseline::SwitchError,
     policy::{POLICIES, SWITCHES},
     signers::{self, Renewal},
-    standing::{OPERATION_MODE, Standing},
+    standing::{CA_CERTIFICATES, OPERATION_MODE, Standing},
     store::{Kind, Page, PolicyVersion, Registered, SignerRow, Slot},
 };
 
@@ -63,6 +63,37 @@ pub(super) async fn set_mode(app: Data<App>, new: Json<Mode>) -> Answer {
     app.changed();
     tracing::info!(mode, "the operation mode was chosen");
     Ok(HttpResponse::Ok().json(Mode { mode: mode.to_owned() }))
+}
+
+/// Whether keys of CA trustlets are certified as intermediate authorities (result type 3).
+#[derive(Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CaCertificates {
+    /// False until it is set
+    enabled: bool,
+}
+
+/// Whether certificates of result type 3 are issued
+#[utoipa::path(get, path = "/ca-certificates", responses((status = 200, body = CaCertificates)))]
+pub(super) async fn ca_certificates(app: Data<App>) -> Answer {
+    let enabled = app.standing().await?.ca_certificates;
+    Ok(HttpResponse::Ok().json(CaCertificates { enabled }))
+}
+
+/// Turn certificates of result type 3 on or off. Certificates issued before stay valid until they expire
+#[utoipa::path(put, path = "/ca-certificates", request_body = CaCertificates, responses(
+    (status = 200, body = CaCertificates), (status = 400, body = Refused)))]
+pub(super) async fn set_ca_certificates(app: Data<App>, new: Json<CaCertificates>) -> Answer {
+    let enabled = new.enabled;
+    app.record_change(json!({ "setting": CA_CERTIFICATES, "enabled": enabled }))
+        .await?;
+    let body = if enabled { "on" } else { "off" };
+    app.store
+        .replace(Kind::Setting, &Registered::plain(CA_CERTIFICATES, body))
+        .await?;
+    app.changed();
+    tracing::info!(enabled, "certificates of CA trustlets were switched");
+    Ok(HttpResponse::Ok().json(CaCertificates { enabled }))
 }
 
 /// A policy with its switch.

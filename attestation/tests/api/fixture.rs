@@ -231,6 +231,7 @@ pub(crate) struct Host {
     pub(crate) certificate: Vec<u8>,
     pub(crate) log: Vec<u8>,
     pub(crate) encryption: RsaPrivateKey,
+    pub(crate) signing: RsaPrivateKey,
     maker_certificates: [String; 2],
     _dir: tempfile::TempDir,
 }
@@ -256,6 +257,7 @@ impl Host {
             certificate,
             log,
             encryption,
+            signing,
             maker_certificates: [read(maker.root_certificate()), read(maker.intermediate_certificate())],
             _dir: dir,
         }

@@ -118,7 +118,7 @@ async fn a_registered_host_key_of_every_form_gets_certificates_that_are_accepted
         let certificate = HealthCertificate::parse(&content[0].1).unwrap();
         let accepted = certificate.accept(&trusted, service.clock.now(), &AcceptanceRules::default());
         let accepted = accepted.unwrap();
-        assert_eq!(accepted.encryption_key(), keys.vsm.public());
+        assert_eq!(accepted.encryption_key(), &keys.vsm.public().clone().into());
         assert_eq!(accepted.statement().mode, AttestationMode::HostKey);
         assert!(accepted.statement().policies.is_empty());
     }

@@ -10,6 +10,8 @@ mod artefacts;
 mod attack_table;
 mod attacks;
 mod audit;
+mod ca_trustlet;
+mod elliptic;
 mod fixture;
 mod host_keys;
 mod must;
@@ -49,7 +51,7 @@ async fn a_healthy_host_attests_over_both_versions_and_its_certificate_is_accept
         let accepted = certificate
             .accept(&trusted, Clock::system().now(), &AcceptanceRules::default())
             .unwrap();
-        assert_eq!(accepted.encryption_key(), host.encryption.public());
+        assert_eq!(accepted.encryption_key(), &host.encryption.public().clone().into());
         let rows = service.admin_get("attestations").await;
         let row = &rows[0]["body"];
         assert_eq!(row["host"], "host01");

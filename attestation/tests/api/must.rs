@@ -15,6 +15,7 @@ use hgs_protocol::{
 use serde_json::json;
 
 use crate::{
+    ca_trustlet::{items as items_of_ca, switch},
     fixture::{Host, Service, V1, V2, missing_tools},
     host_keys::{Keys, register_host_key},
 };
@@ -38,6 +39,8 @@ enum Ask {
     Changed(&'static str, fn(&mut Context)),
     /// The same, the last context changed as bytes.
     ChangedBytes(&'static str, fn(&mut [u8])),
+    /// A whole exchange for a CA trustlet's certificate, its items changed, with the switch so.
+    CaTrustlet(bool, fn(&mut Vec<(ProvidedKind, Vec<u8>)>)),
     /// A whole exchange after the administrator has removed the code-integrity policy.
     WithoutPolicy(&'static str),
     /// Chooses a mode by the admin API.
@@ -69,7 +72,7 @@ enum Answer {
 }
 
 use AttestationMode::{HostKey as HostKeyMode, Tpm};
-use CertificateKind::{Encryption, Signing};
+use CertificateKind::{Authority, Encryption, Signing};
 
 const ANY: &str = "{\"not\": \"looked at\"}";
 
@@ -234,13 +237,41 @@ const TABLE: &[Must] = &[
         Ask::Exchange(V2, &[Signing]),
         Answer::Certificates(&[Signing]),
     ),
-    // Type 3 is off here: no item of the protocol carries the authority's key.
+    // Type 3 is off until an administrator turns it on.
     must(
         "3.1.5.1.1.3",
-        "type 3, which this service does not issue: PayloadErrorReply",
+        "type 3 without its items: PayloadErrorReply",
         "Tpm",
-        Ask::Exchange(V2, &[CertificateKind::Authority]),
+        Ask::Exchange(V2, &[Authority]),
         Answer::Error("PayloadErrorReply"),
+    ),
+    must(
+        "3.1.5.1.1.3",
+        "type 3 while it is off: PayloadErrorReply",
+        "Tpm",
+        Ask::CaTrustlet(false, |_| ()),
+        Answer::Error("PayloadErrorReply"),
+    ),
+    must(
+        "3.1.5.1.1.3",
+        "type 3 while it is on, one item missing: PayloadErrorReply",
+        "Tpm",
+        Ask::CaTrustlet(true, |items| drop(items.pop())),
+        Answer::Error("PayloadErrorReply"),
+    ),
+    must(
+        "3.1.5.1.1.3",
+        "type 3 while it is on: certified key of the CA trustlet",
+        "Tpm",
+        Ask::CaTrustlet(true, |_| ()),
+        Answer::Certificates(&[Authority]),
+    ),
+    must(
+        "2.2.2.24",
+        "a report that was not signed so: VsmReportValidationErrorReply",
+        "Tpm",
+        Ask::CaTrustlet(true, |items| items.last_mut().unwrap().1[0] ^= 1),
+        Answer::Error("VsmReportValidationErrorReply"),
     ),
     // 2.2.2.25, the context.
     must(
@@ -456,8 +487,9 @@ async fn every_must_of_the_server_is_kept() {
         "UnauthorizedErrorReply",
         "UnavailableErrorReply",
         "VirtualSecureModeErrorReply",
+        "VsmReportValidationErrorReply",
     ]);
-    // ErrorReply stands for faults of the service itself; VsmReportValidationErrorReply belongs to type 3.
+    // ErrorReply stands for faults of the service itself.
     assert_eq!(shown, expected);
 }
 
@@ -466,14 +498,14 @@ impl Ask {
         match self {
             Ask::Get(path) => get(service, path).await,
             Ask::Post(path, body) => service.post(path, body.bytes(host, keys)).await,
-            Ask::Exchange(version, kinds) => finish(service, host, version, kinds, Context::encode).await,
+            Ask::Exchange(version, kinds) => finish(service, host, version, kinds, &[], Context::encode).await,
             Ask::Changed(version, change) => {
                 let change = |context: &Context| {
                     let mut context = context.clone();
                     change(&mut context);
                     context.encode()
                 };
-                finish(service, host, version, &[Encryption], change).await
+                finish(service, host, version, &[Encryption], &[], change).await
             }
             Ask::ChangedBytes(version, change) => {
                 let change = |context: &Context| {
@@ -481,11 +513,17 @@ impl Ask {
                     change(&mut bytes);
                     bytes
                 };
-                finish(service, host, version, &[Encryption], change).await
+                finish(service, host, version, &[Encryption], &[], change).await
+            }
+            Ask::CaTrustlet(on, change) => {
+                switch(service, *on).await;
+                let mut items = items_of_ca(&encode_rsa1(keys.vsm.public()), &host.signing);
+                change(&mut items);
+                finish(service, host, V2, &[Authority], &items, Context::encode).await
             }
             Ask::WithoutPolicy(version) => {
                 service.admin_delete("ci-policies/host01").await;
-                finish(service, host, version, &[Encryption], Context::encode).await
+                finish(service, host, version, &[Encryption], &[], Context::encode).await
             }
             Ask::Choose(mode) => {
                 let (status, _) = service.admin_put("operation-mode", &json!({ "mode": mode })).await;
@@ -511,6 +549,7 @@ async fn finish(
     host: &mut Host,
     version: &str,
     kinds: &[CertificateKind],
+    more: &[(ProvidedKind, Vec<u8>)],
     last: impl Fn(&Context) -> Vec<u8>,
 ) -> (u16, Vec<u8>) {
     let session = Host::new_session();
@@ -527,6 +566,7 @@ async fn finish(
         } => {
             *requested = kinds.to_vec();
             provided.last_mut().unwrap().1 = bytes;
+            provided.extend_from_slice(more);
         }
         other => panic!("{other:?}"),
     }

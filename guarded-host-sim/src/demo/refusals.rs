@@ -172,7 +172,7 @@ fn untrusted_certificate() -> anyhow::Result<Vec<u8>> {
     let (now, rng) = (Clock::system().now(), &mut OsRandom);
     let signer = AttestationSigner::generate(now, rng)?;
     let request = HealthCertificateRequest {
-        key: RsaPrivateKey::generate_2048()?.public().clone(),
+        key: RsaPrivateKey::generate_2048()?.public().clone().into(),
         kind: CertificateKind::Encryption,
         mode: AttestationMode::Tpm,
         policies: Vec::new(),

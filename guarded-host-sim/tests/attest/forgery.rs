@@ -248,15 +248,30 @@ pub(crate) async fn exchange(
     shown: &[u8],
     meanwhile: Option<&Event>,
 ) -> Reply {
+    let requested = [CertificateKind::Encryption, CertificateKind::Signing];
+    exchange_for(&requested, &[], url, certificate, tpm, shown, meanwhile).await
+}
+
+/// As [`exchange`], for these certificates and with more items in each request.
+pub(crate) async fn exchange_for(
+    requested: &[CertificateKind],
+    items: &[(ProvidedKind, Vec<u8>)],
+    url: &str,
+    certificate: &[u8],
+    tpm: &mut TpmChannel,
+    shown: &[u8],
+    meanwhile: Option<&Event>,
+) -> Reply {
     let http = reqwest::Client::new();
     let session = SessionId(uuid::Builder::from_random_bytes((&mut OsRandom as &mut dyn Random).bytes()).into_uuid());
     let mut context = None;
     for trip in 0..5 {
         let mut provided = vec![(ProvidedKind::EndorsementKeyCertificate, certificate.to_vec())];
         provided.extend(context.map(|context: Context| (ProvidedKind::RtpmContext, context.encode())));
+        provided.extend_from_slice(items);
         let request = Request::Attestation {
             session,
-            requested: vec![CertificateKind::Encryption, CertificateKind::Signing],
+            requested: requested.to_vec(),
             provided,
         };
         let sent = http.post(url).body(request.encode()).send().await.unwrap();

@@ -129,6 +129,22 @@ impl Service {
         assert!((200..300).contains(&status), "{path}: {status} {text}");
     }
 
+    /// Turns certificates of CA trustlets on or off.
+    pub(crate) async fn switch_ca_certificates(&self, enabled: bool) {
+        let url = format!("{}/admin/v1/ca-certificates", self.admin);
+        let request = self.http.put(url).bearer_auth(&self.token);
+        let answer = request.json(&json!({ "enabled": enabled })).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+    }
+
+    /// The certificate of the attestation signer, DER.
+    pub(crate) async fn signer(&self) -> Vec<u8> {
+        let url = format!("{}/admin/v1/attestation-signer", self.admin);
+        let answer = self.http.get(url).bearer_auth(&self.token).send().await.unwrap();
+        let signer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        BASE64_STANDARD.decode(signer["certificate"].as_str().unwrap()).unwrap()
+    }
+
     /// What the service recorded of the last decision.
     pub(crate) async fn last_record(&self) -> Value {
         let url = format!("{}/admin/v1/attestations", self.admin);

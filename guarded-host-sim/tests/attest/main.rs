@@ -1,6 +1,7 @@
 //! Hosts on TPMs in software against the attestation service itself, over HTTP.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod ca_trustlet;
 mod dials;
 mod forgery;
 mod gallery;

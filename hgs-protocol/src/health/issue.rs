@@ -18,13 +18,14 @@ use x509_cert::{
 };
 
 use super::{
-    AttestationMode, AttestationStatement, BACKDATE, CertificateKind, PolicyVerdict, SIGNER_LIFETIME, seconds,
-    subject_key, unix,
+    AttestationMode, AttestationStatement, BACKDATE, CertificateKind, PolicyVerdict, SIGNER_LIFETIME, seconds, unix,
 };
 use crate::{
-    crypto::{CryptoError, RsaPrivateKey, RsaPublicKey, sha256},
+    certify::{CertificateSigner, SubjectKey},
+    crypto::{CryptoError, PublicKey, sha256},
     env::{Random, UnixTime},
     oid,
+    protector::suite::{PrivateKey, Suite},
 };
 
 /// Why a signer or a certificate could not be made.
@@ -60,7 +61,7 @@ pub enum IssueError {
 #[derive(Clone, Debug)]
 pub struct HealthCertificateRequest {
     /// Exactly the key that was measured or proved.
-    pub key: RsaPublicKey,
+    pub key: PublicKey,
     /// What the certificate is for.
     pub kind: CertificateKind,
     /// The mode in which the host was attested.
@@ -75,25 +76,30 @@ pub struct HealthCertificateRequest {
 
 /// The key that signs health certificates, with its self-signed certificate.
 pub struct AttestationSigner {
-    pub(super) key: RsaPrivateKey,
+    pub(super) key: PrivateKey,
     certificate: Certificate,
     der: Vec<u8>,
 }
 
 impl AttestationSigner {
-    /// A new RSA-2048 signer, self-signed, valid for [`SIGNER_LIFETIME`].
+    /// A new RSA-2048 signer: [`AttestationSigner::generate_of`] suite A.
+    pub fn generate(now: UnixTime, rng: &mut dyn Random) -> Result<AttestationSigner, IssueError> {
+        AttestationSigner::generate_of(Suite::Rsa, now, rng)
+    }
+
+    /// A new signer with a key of that suite, self-signed, valid for [`SIGNER_LIFETIME`].
     ///
     /// It starts an hour back: enclave clients refuse a whole list of signers in which one is not
     /// yet valid by their clock.
-    pub fn generate(now: UnixTime, rng: &mut dyn Random) -> Result<AttestationSigner, IssueError> {
-        let key = RsaPrivateKey::generate_2048()?;
+    pub fn generate_of(suite: Suite, now: UnixTime, rng: &mut dyn Random) -> Result<AttestationSigner, IssueError> {
+        let key = PrivateKey::generate(suite, rng)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(SIGNER_NAME);
         params.serial_number = Some(serial(rng));
         let end = now.plus_seconds(seconds(SIGNER_LIFETIME));
         set_validity(&mut params, now.plus_seconds(-3600), end)?;
         params.is_ca = IsCa::NoCa; // the extensions below say it, in our order
-        let identifier = OctetString::new(sha1_identifier(key.public()))?;
+        let identifier = OctetString::new(sha1_identifier(&key.public()))?;
         let constraints = BasicConstraints {
             ca: true,
             path_len_constraint: None,
@@ -107,19 +113,19 @@ impl AttestationSigner {
                 SubjectKeyIdentifier(identifier).to_der()?,
             ),
         ];
-        let der = params.self_signed(&Signing::new(&key))?.der().to_vec();
+        let der = params.self_signed(&CertificateSigner::new(&key))?.der().to_vec();
         AttestationSigner::from_key(key, &der)
     }
 
     /// From the sealed PKCS#8 key and its certificate; the two must belong together.
     pub fn from_parts(pkcs8: &[u8], certificate_der: &[u8]) -> Result<AttestationSigner, IssueError> {
-        AttestationSigner::from_key(RsaPrivateKey::from_pkcs8(pkcs8)?, certificate_der)
+        AttestationSigner::from_key(PrivateKey::from_pkcs8(pkcs8)?, certificate_der)
     }
 
-    fn from_key(key: RsaPrivateKey, der: &[u8]) -> Result<AttestationSigner, IssueError> {
+    fn from_key(key: PrivateKey, der: &[u8]) -> Result<AttestationSigner, IssueError> {
         let certificate = Certificate::from_der(der).map_err(|_| IssueError::SignerCertificate)?;
-        let public = subject_key(&certificate).ok_or(IssueError::SignerCertificate)?;
-        if &public != key.public() {
+        let public = PublicKey::of_certificate(&certificate).ok_or(IssueError::SignerCertificate)?;
+        if public != key.public() {
             return Err(IssueError::KeyMismatch);
         }
         subject_key_identifier(&certificate).ok_or(IssueError::SignerCertificate)?;
@@ -136,8 +142,14 @@ impl AttestationSigner {
     }
 
     /// The private key, PKCS#8 DER, for sealing at rest and nothing else.
+    #[expect(clippy::expect_used, reason = "no constructor takes a key that is in a token")]
     pub fn expose_pkcs8(&self) -> &[u8] {
-        self.key.expose_pkcs8()
+        self.key.expose_pkcs8().expect("a signer's key is not in a token")
+    }
+
+    /// The key that its signatures verify under.
+    pub fn public(&self) -> PublicKey {
+        self.key.public()
     }
 
     /// When the signer's certificate ends.
@@ -174,7 +186,7 @@ impl AttestationSigner {
         let md5: [u8; 16] = Md5::digest(&spki).into();
         let policy = Any::from_der(&vec![oid::HEALTH_POLICY].to_der()?)?;
         params.custom_extensions = vec![
-            extension(oid::KEY_USAGE, true, KeyUsage(ask.kind.usage()).to_der()?),
+            extension(oid::KEY_USAGE, true, KeyUsage(ask.kind.usage(&ask.key)).to_der()?),
             extension(oid::APPLICATION_POLICIES, false, vec![policy].to_der()?),
             extension(
                 oid::SUBJECT_KEY_IDENTIFIER,
@@ -201,8 +213,8 @@ impl AttestationSigner {
 
         let mut names = CertificateParams::default();
         names.distinguished_name = common_name(SIGNER_NAME);
-        let issuer = Issuer::new(names, Signing::new(&self.key));
-        let der = params.signed_by(&Subject(ask.key.pkcs1_der()), &issuer)?.der().to_vec();
+        let issuer = Issuer::new(names, CertificateSigner::new(&self.key));
+        let der = params.signed_by(&SubjectKey::new(&ask.key), &issuer)?.der().to_vec();
         // The builder writes the issuer from a name of its own; it must be the signer's, byte for byte.
         let written = Certificate::from_der(&der)?;
         if written.tbs_certificate.issuer != signer.subject {
@@ -251,8 +263,8 @@ fn subject_key_identifier(certificate: &Certificate) -> Option<OctetString> {
     OctetString::from_der(found.extn_value.as_bytes()).ok()
 }
 
-fn sha1_identifier(key: &RsaPublicKey) -> [u8; 20] {
-    sha1::Sha1::digest(key.pkcs1_der()).into()
+fn sha1_identifier(key: &PublicKey) -> [u8; 20] {
+    sha1::Sha1::digest(key.key_bits()).into()
 }
 
 pub(super) fn extension(id: ObjectIdentifier, critical: bool, value: Vec<u8>) -> CustomExtension {
@@ -289,50 +301,6 @@ pub(super) fn set_validity(params: &mut CertificateParams, begin: UnixTime, end:
     params.not_before = epoch + since_epoch(begin)?;
     params.not_after = epoch + since_epoch(end)?;
     Ok(())
-}
-
-pub(super) struct Signing<'a> {
-    key: &'a RsaPrivateKey,
-    public: Vec<u8>,
-}
-
-impl Signing<'_> {
-    pub(super) fn new(key: &RsaPrivateKey) -> Signing<'_> {
-        Signing {
-            key,
-            public: key.public().pkcs1_der(),
-        }
-    }
-}
-
-impl rcgen::PublicKeyData for Signing<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        &self.public
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_RSA_SHA256
-    }
-}
-
-impl rcgen::SigningKey for Signing<'_> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.key
-            .sign_pkcs1_sha256(message)
-            .map_err(|_| rcgen::Error::RemoteKeyError)
-    }
-}
-
-pub(super) struct Subject(pub(super) Vec<u8>);
-
-impl rcgen::PublicKeyData for Subject {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_RSA_SHA256
-    }
 }
 
 pub(super) const SIGNER_NAME: &str = "Guarded Fabric Attestation Signer";

@@ -14,7 +14,7 @@ use x509_cert::{
 };
 
 use super::{HealthCertificateError, IssueError};
-use crate::{env::UnixTime, oid};
+use crate::{crypto::PublicKey, env::UnixTime, oid};
 
 /// How a host proves itself (AttestationOperationMode, MS-HGSA 2.2.1.1). The wire's 0, unknown, is no mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,11 +95,15 @@ impl CertificateKind {
         }
     }
 
-    pub(super) fn usage(self) -> FlagSet<KeyUsages> {
-        match self {
-            CertificateKind::Encryption => KeyUsages::KeyEncipherment | KeyUsages::DataEncipherment,
-            CertificateKind::Signing => KeyUsages::DigitalSignature.into(),
-            CertificateKind::Authority => KeyUsages::KeyCertSign.into(),
+    /// What a key of this kind may be used for; keys are not encrypted by a P-256 key but agreed on with it.
+    pub(super) fn usage(self, key: &PublicKey) -> FlagSet<KeyUsages> {
+        match (self, key) {
+            (CertificateKind::Encryption, PublicKey::Rsa(_)) => {
+                KeyUsages::KeyEncipherment | KeyUsages::DataEncipherment
+            }
+            (CertificateKind::Encryption, PublicKey::P256(_)) => KeyUsages::KeyAgreement.into(),
+            (CertificateKind::Signing, _) => KeyUsages::DigitalSignature.into(),
+            (CertificateKind::Authority, _) => KeyUsages::KeyCertSign.into(),
         }
     }
 }

@@ -4,11 +4,18 @@ use proptest::prelude::*;
 
 use rcgen::{CertificateParams, CustomExtension, Issuer, SerialNumber};
 
+use x509_cert::der::Encode as _;
+
 use super::{
-    issue::{SIGNER_NAME, Signing, Subject, common_name, extension, set_validity},
+    issue::{SIGNER_NAME, common_name, extension, set_validity},
     *,
 };
-use crate::{crypto::RsaPrivateKey, env::SeededRandom};
+use crate::{
+    certify::{CertificateSigner, SubjectKey},
+    crypto::RsaPrivateKey,
+    env::SeededRandom,
+    protector::suite::{PrivateKey, Suite},
+};
 
 const NOW: UnixTime = UnixTime(1_770_000_000);
 
@@ -18,7 +25,7 @@ fn signer() -> AttestationSigner {
 
 fn request() -> HealthCertificateRequest {
     HealthCertificateRequest {
-        key: RsaPrivateKey::generate_2048().unwrap().public().clone(),
+        key: RsaPrivateKey::generate_2048().unwrap().public().clone().into(),
         kind: CertificateKind::Encryption,
         mode: AttestationMode::Tpm,
         policies: vec![PolicyVerdict {
@@ -49,21 +56,39 @@ fn verdict(change: impl FnOnce(&mut HealthCertificateRequest), now: UnixTime) ->
         .map(|_| ())
 }
 
-/// Signs `params` with the signer's key, whatever they say.
+fn p256() -> PublicKey {
+    PrivateKey::generate(Suite::P256, &mut SeededRandom::new(7))
+        .unwrap()
+        .public()
+}
+
+/// Signs `params` over the signer's own key, whatever they say.
 fn forge(signer: &AttestationSigner, change: impl FnOnce(&mut CertificateParams)) -> HealthCertificate {
+    forge_for(signer, &signer.public(), change)
+}
+
+fn forge_for(
+    signer: &AttestationSigner,
+    key: &PublicKey,
+    change: impl FnOnce(&mut CertificateParams),
+) -> HealthCertificate {
     let mut params = CertificateParams::default();
     set_validity(&mut params, NOW, NOW.plus_seconds(3600)).unwrap();
     params.serial_number = Some(SerialNumber::from_slice(&[1]));
     change(&mut params);
     let mut names = CertificateParams::default();
     names.distinguished_name = common_name(SIGNER_NAME);
-    let issuer = Issuer::new(names, Signing::new(&signer.key));
-    let subject = Subject(signer.key.public().pkcs1_der());
-    HealthCertificate::parse(params.signed_by(&subject, &issuer).unwrap().der()).unwrap()
+    let issuer = Issuer::new(names, CertificateSigner::new(&signer.key));
+    HealthCertificate::parse(params.signed_by(&SubjectKey::new(key), &issuer).unwrap().der()).unwrap()
 }
 
 fn usage(kind: CertificateKind) -> CustomExtension {
-    extension(oid::KEY_USAGE, true, KeyUsage(kind.usage()).to_der().unwrap())
+    usage_of(kind, &request().key)
+}
+
+/// What a certificate for a key like `key` would say.
+fn usage_of(kind: CertificateKind, key: &PublicKey) -> CustomExtension {
+    extension(oid::KEY_USAGE, true, KeyUsage(kind.usage(key)).to_der().unwrap())
 }
 
 fn purpose(kind: CertificateKind) -> CustomExtension {
@@ -96,6 +121,74 @@ fn an_issued_certificate_is_accepted_and_certifies_exactly_its_key() {
     );
     let subject = certificate.certificate.tbs_certificate.subject.to_string();
     assert_eq!(subject, format!("CN={}", hex::encode_upper(ask.key.spki_sha256())));
+}
+
+#[test]
+fn a_p256_key_is_certified_for_agreement_and_by_a_p256_signer_too() {
+    let ec_signer = AttestationSigner::generate_of(Suite::P256, NOW, &mut SeededRandom::new(4)).unwrap();
+    let again = AttestationSigner::from_parts(ec_signer.expose_pkcs8(), ec_signer.certificate_der()).unwrap();
+    for signer in [signer(), ec_signer, again] {
+        for key in [request().key, p256()] {
+            let ask = HealthCertificateRequest {
+                key: key.clone(),
+                ..request()
+            };
+            let certificate = issue(&signer, &ask);
+            let host = certificate
+                .accept(&trust(&signer), NOW, &AcceptanceRules::default())
+                .unwrap();
+            assert_eq!(host.encryption_key(), &key);
+            let usage = certificate.read::<KeyUsage>(oid::KEY_USAGE).unwrap().unwrap();
+            assert_eq!(usage.key_agreement(), matches!(key, PublicKey::P256(_)));
+            assert_eq!(usage.key_encipherment(), matches!(key, PublicKey::Rsa(_)));
+            let signing = HealthCertificateRequest {
+                kind: CertificateKind::Signing,
+                ..ask
+            };
+            let signing = issue(&signer, &signing);
+            let usage = signing.read::<KeyUsage>(oid::KEY_USAGE).unwrap().unwrap();
+            assert!(usage.digital_signature() && !usage.key_agreement() && !usage.key_encipherment());
+            let stranger = AttestationSigner::generate_of(Suite::P256, NOW, &mut SeededRandom::new(5)).unwrap();
+            let refused = certificate.accept(&trust(&stranger), NOW, &AcceptanceRules::default());
+            assert_eq!(refused.unwrap_err(), HealthCertificateError::UntrustedSigner);
+        }
+    }
+}
+
+#[test]
+fn the_usage_of_the_other_suite_does_not_do() {
+    let signer = signer();
+    let kind = CertificateKind::Encryption;
+    let (rsa, ec) = (request().key, p256());
+    for (key, other) in [(&rsa, &ec), (&ec, &rsa)] {
+        let bare = forge_for(&signer, key, |params| {
+            params.custom_extensions = vec![usage_of(kind, other), purpose(kind)];
+        });
+        let refused = bare.accept(&trust(&signer), NOW, &AcceptanceRules::default());
+        assert_eq!(refused.unwrap_err(), HealthCertificateError::KeyUsage);
+    }
+}
+
+#[test]
+fn a_key_of_another_curve_is_refused() {
+    let signer = signer();
+    let mut params = CertificateParams::default();
+    set_validity(&mut params, NOW, NOW.plus_seconds(3600)).unwrap();
+    let kind = CertificateKind::Encryption;
+    params.custom_extensions = vec![usage_of(kind, &p256()), purpose(kind)];
+    let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let issuer = Issuer::new(CertificateParams::default(), CertificateSigner::new(&signer.key));
+    let der = params.signed_by(&p384, &issuer).unwrap().der().to_vec();
+    let refused = HealthCertificate::parse(&der)
+        .unwrap()
+        .accept(&trust(&signer), NOW, &AcceptanceRules::default());
+    assert_eq!(refused.unwrap_err(), HealthCertificateError::Key);
+    // Nor is one trusted as a signer.
+    let own = CertificateParams::default().self_signed(&p384).unwrap();
+    assert_eq!(
+        TrustedSigner::from_certificate(own.der()).unwrap_err(),
+        HealthCertificateError::Key
+    );
 }
 
 #[test]
@@ -285,11 +378,21 @@ fn openssl_reads_and_verifies_an_issued_certificate() {
         println!("skipped: no openssl command");
         return;
     }
+    let ec_signer = AttestationSigner::generate_of(Suite::P256, NOW, &mut SeededRandom::new(4)).unwrap();
+    let rsa = ["Key Encipherment, Data Encipherment", "Public-Key: (2048 bit)"];
+    let ec = ["Key Agreement", "ASN1 OID: prime256v1"];
+    check_by_openssl(&signer(), request().key, "sha256WithRSAEncryption", &rsa);
+    check_by_openssl(&signer(), p256(), "sha256WithRSAEncryption", &ec);
+    check_by_openssl(&ec_signer, request().key, "ecdsa-with-SHA256", &rsa);
+    check_by_openssl(&ec_signer, p256(), "ecdsa-with-SHA256", &ec);
+}
+
+fn check_by_openssl(signer: &AttestationSigner, key: PublicKey, algorithm: &str, more: &[&str]) {
     let folder = std::env::temp_dir().join(format!("health-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let signer = signer();
     std::fs::write(folder.join("signer.der"), signer.certificate_der()).unwrap();
-    let der = signer.issue(&request(), &mut SeededRandom::new(2)).unwrap();
+    let ask = HealthCertificateRequest { key, ..request() };
+    let der = signer.issue(&ask, &mut SeededRandom::new(2)).unwrap();
     std::fs::write(folder.join("health.der"), &der).unwrap();
     let run = |arguments: &[&str]| {
         let out = Command::new("openssl")
@@ -316,16 +419,17 @@ fn openssl_reads_and_verifies_an_issued_certificate() {
     let text = run(&["x509", "-in", "health.pem", "-noout", "-text"]);
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(verified.contains("health.pem: OK"), "{verified}");
-    for expected in [
-        "Signature Algorithm: sha256WithRSAEncryption",
+    let signature = format!("Signature Algorithm: {algorithm}");
+    let common = [
+        signature.as_str(),
         "X509v3 Key Usage: critical",
-        "Key Encipherment, Data Encipherment",
         "1.3.6.1.4.1.311.21.10",
         "X509v3 Authority Key Identifier",
         "DirName:",
         "1.3.6.1.4.1.32473.1.1",
         "1.3.6.1.4.1.32473.1.4",
-    ] {
+    ];
+    for expected in common.iter().chain(more) {
         let spaceless = |text: &str| text.replace(' ', "");
         assert!(spaceless(&text).contains(&spaceless(expected)), "{expected}: {text}");
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rcgen::{CertificateParams, DnType, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SerialNumber};
+use rcgen::{CertificateParams, DnType, IsCa, KeyUsagePurpose, SerialNumber};
 use sha1::{Digest, Sha1};
 use x509_cert::der::{Decode, Encode};
 
@@ -14,6 +14,7 @@ use super::{
     token::TokenKey,
 };
 use crate::{
+    certify::CertificateSigner,
     crypto::{CryptoError, same, sha256},
     env::{Random, UnixTime},
     secret::Secret32,
@@ -191,8 +192,9 @@ impl KeyPair {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = usage.to_vec();
-        let signer = Signer::new(&key);
-        let certificate = params.self_signed(&signer).map_err(|_| GuardianError::Refused)?;
+        let certificate = params
+            .self_signed(&CertificateSigner::new(&key))
+            .map_err(|_| GuardianError::Refused)?;
         Ok(KeyPair {
             certificate: Certificate::parse(certificate.der())?,
             private: key,
@@ -369,45 +371,6 @@ impl Guardian {
 
     pub(super) fn encryption_signature(&self) -> (SignatureAlgorithm, &[u8]) {
         (self.algorithm, &self.encryption_signature)
-    }
-}
-
-/// Lets the certificate library sign with a key of ours.
-struct Signer<'k> {
-    /// PKCS#1 of an RSA key, the uncompressed point of a P-256 key.
-    public: Vec<u8>,
-    key: &'k PrivateKey,
-}
-
-impl Signer<'_> {
-    fn new(key: &PrivateKey) -> Signer<'_> {
-        use p256::elliptic_curve::sec1::ToEncodedPoint;
-        let public = match key.public() {
-            PublicKey::Rsa(rsa) => rsa.pkcs1_der(),
-            PublicKey::P256(point) => point.to_encoded_point(false).as_bytes().to_vec(),
-        };
-        Signer { public, key }
-    }
-}
-
-impl rcgen::PublicKeyData for Signer<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        &self.public
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        match self.key {
-            PrivateKey::Rsa(_) | PrivateKey::Token(_) => &PKCS_RSA_SHA256,
-            PrivateKey::P256(_) => &PKCS_ECDSA_P256_SHA256,
-        }
-    }
-}
-
-impl rcgen::SigningKey for Signer<'_> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.key
-            .sign_certificate(message)
-            .map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
 

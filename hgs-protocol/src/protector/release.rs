@@ -9,7 +9,7 @@ use super::{
     document::{KeyProtector, ProtectorError, transport_key_mac},
     open::{OpenedProtector, RolledProtector},
     payload::{Payload, PayloadVersion},
-    suite::{KeyTransport, PublicKey},
+    suite::{KeyTransport, PrivateKey},
 };
 use crate::{
     crypto::{CryptoError, RsaPrivateKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, same},
@@ -73,7 +73,7 @@ pub fn seal_release(
     rng: &mut dyn Random,
 ) -> Result<Release, CryptoError> {
     seal_release_by(
-        KeyTransport::RsaOaep,
+        host.encryption_key().key_transport(),
         ingress,
         egress,
         host,
@@ -99,24 +99,41 @@ pub fn seal_release_by(
     Ok(Release {
         response: RollTransportKeyResponse {
             egress_protector: egress.egress().to_xml(),
-            encrypted_transfer_key: PublicKey::Rsa(host.encryption_key().clone()).encrypt_key_by(
-                transfer,
-                &transfer_key,
-                rng,
-            )?,
+            encrypted_transfer_key: host.encryption_key().encrypt_key_by(transfer, &transfer_key, rng)?,
             encrypted_wrapping_key: kw_wrap(&transfer_key, &wrapping_key)?,
             encrypted_transport_keys: gcm_seal(&wrapping_key, b"", &payload, rng),
         },
     })
 }
 
+/// A private key that opens a transfer key by its suite's algorithm.
+pub trait OpensTransferKey {
+    /// The 32-byte key that was encrypted to the public half.
+    fn open_transfer_key(&self, encrypted: &[u8]) -> Result<Secret32, CryptoError>;
+}
+
+impl OpensTransferKey for RsaPrivateKey {
+    fn open_transfer_key(&self, encrypted: &[u8]) -> Result<Secret32, CryptoError> {
+        let plain = self.decrypt_oaep_sha256(encrypted, b"")?;
+        Secret32::from_slice(&plain).ok_or(CryptoError::Open)
+    }
+}
+
+impl OpensTransferKey for PrivateKey {
+    fn open_transfer_key(&self, encrypted: &[u8]) -> Result<Secret32, CryptoError> {
+        self.decrypt_key(encrypted)
+    }
+}
+
 /// The host's side: takes the keys out of an answer with the private key of its health certificate.
-pub fn open_release(response: &RollTransportKeyResponse, key: &RsaPrivateKey) -> Result<OpenedRelease, ReleaseError> {
+pub fn open_release(
+    response: &RollTransportKeyResponse,
+    key: &impl OpensTransferKey,
+) -> Result<OpenedRelease, ReleaseError> {
     let closed = |_| ReleaseError::NotForThisKey;
     let transfer_key = key
-        .decrypt_oaep_sha256(&response.encrypted_transfer_key, b"")
+        .open_transfer_key(&response.encrypted_transfer_key)
         .map_err(closed)?;
-    let transfer_key = Secret32::from_slice(&transfer_key).ok_or(ReleaseError::NotForThisKey)?;
     let wrapping_key = kw_unwrap(&transfer_key, &response.encrypted_wrapping_key).map_err(closed)?;
     let payload = gcm_open(&wrapping_key, b"", &response.encrypted_transport_keys).map_err(closed)?;
     let payload = Payload::parse(&payload).map_err(|_| ReleaseError::Payload)?;

@@ -4,18 +4,16 @@
 
 use p256::{
     SecretKey,
-    ecdsa::{
-        Signature,
-        signature::{Signer as _, Verifier as _},
-    },
+    ecdsa::{Signature, signature::Signer as _},
     elliptic_curve::{ecdh::diffie_hellman, sec1::ToEncodedPoint as _},
-    pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _},
+    pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _},
 };
 use zeroize::Zeroizing;
 
 use super::token::{self, TokenKey};
+pub use crate::crypto::PublicKey;
 use crate::{
-    crypto::{CryptoError, RsaPrivateKey, RsaPublicKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, sha256},
+    crypto::{CryptoError, EcPublicKey, RsaPrivateKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, sha256},
     env::Random,
     secret::Secret32,
     xml::NS_XENC11,
@@ -113,32 +111,12 @@ impl KeyTransport {
     }
 }
 
-/// A certificate's public key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PublicKey {
-    /// Suite A.
-    Rsa(RsaPublicKey),
-    /// Suite B.
-    P256(p256::PublicKey),
-}
-
 impl PublicKey {
-    /// From a DER SubjectPublicKeyInfo.
-    pub fn from_spki_der(der: &[u8]) -> Result<PublicKey, CryptoError> {
-        match RsaPublicKey::from_spki_der(der) {
-            Ok(key) => Ok(PublicKey::Rsa(key)),
-            Err(error) => p256::PublicKey::from_public_key_der(der)
-                .map(PublicKey::P256)
-                .map_err(|_| error),
-        }
-    }
-
     /// True when `signature` is one by this key over `message` under `algorithm`.
     pub fn verify(&self, algorithm: SignatureAlgorithm, message: &[u8], signature: &[u8]) -> bool {
         match (self, algorithm) {
             (PublicKey::Rsa(key), SignatureAlgorithm::RsaSha256) => key.verify_pkcs1_sha256(message, signature),
-            (PublicKey::P256(key), SignatureAlgorithm::EcdsaSha256) => Signature::from_slice(signature)
-                .is_ok_and(|signature| p256::ecdsa::VerifyingKey::from(key).verify(message, &signature).is_ok()),
+            (PublicKey::P256(key), SignatureAlgorithm::EcdsaSha256) => key.verify_sha256(message, signature),
             (PublicKey::Rsa(_), SignatureAlgorithm::EcdsaSha256)
             | (PublicKey::P256(_), SignatureAlgorithm::RsaSha256) => false,
         }
@@ -152,14 +130,23 @@ impl PublicKey {
         }
     }
 
+    /// Whether a key can be encrypted to this public key by that algorithm.
+    pub fn takes(&self, algorithm: KeyTransport) -> bool {
+        match self {
+            PublicKey::Rsa(_) => matches!(algorithm, KeyTransport::RsaOaep | KeyTransport::RsaOaepSha1),
+            PublicKey::P256(_) => algorithm == KeyTransport::EcdhEs,
+        }
+    }
+
     /// Encrypts a 32-byte key to this public key.
     pub fn encrypt_key(&self, key: &Secret32, rng: &mut dyn Random) -> Result<Vec<u8>, CryptoError> {
         match self {
             PublicKey::Rsa(rsa) => rsa.encrypt_oaep_sha256(key.expose(), b""),
             PublicKey::P256(recipient) => {
                 let ephemeral = generate_p256(rng)?;
-                let shared = diffie_hellman(ephemeral.to_nonzero_scalar(), recipient.as_affine());
-                let wrapping = ecdh_key(shared.raw_secret_bytes(), recipient)?;
+                let point = p256::PublicKey::from_sec1_bytes(recipient.point()).map_err(|_| CryptoError::Key)?;
+                let shared = diffie_hellman(ephemeral.to_nonzero_scalar(), point.as_affine());
+                let wrapping = ecdh_key(shared.raw_secret_bytes(), recipient);
                 let mut out = ephemeral.public_key().to_encoded_point(false).as_bytes().to_vec();
                 out.extend_from_slice(&kw_wrap(&wrapping, key)?);
                 Ok(out)
@@ -203,6 +190,7 @@ pub enum PrivateKey {
 /// A P-256 private key; both forms are wiped on drop.
 pub struct P256PrivateKey {
     secret: SecretKey,
+    public: EcPublicKey,
     pkcs8: Zeroizing<Vec<u8>>,
 }
 
@@ -223,7 +211,7 @@ impl PrivateKey {
     pub fn public(&self) -> PublicKey {
         match self {
             PrivateKey::Rsa(key) => PublicKey::Rsa(key.public().clone()),
-            PrivateKey::P256(key) => PublicKey::P256(key.secret.public_key()),
+            PrivateKey::P256(key) => PublicKey::P256(key.public),
             PrivateKey::Token(key) => PublicKey::Rsa(key.public().clone()),
         }
     }
@@ -234,8 +222,10 @@ impl PrivateKey {
             Ok(key) => Ok(PrivateKey::Rsa(key)),
             Err(error) => {
                 let secret = SecretKey::from_pkcs8_der(der).map_err(|_| error)?;
+                let point = secret.public_key().to_encoded_point(false);
                 Ok(PrivateKey::P256(P256PrivateKey {
                     secret,
+                    public: EcPublicKey::from_point(point.as_bytes())?,
                     pkcs8: Zeroizing::new(der.to_vec()),
                 }))
             }
@@ -269,7 +259,7 @@ impl PrivateKey {
     }
 
     /// Signs `message` in the form that certificates carry: as [`PrivateKey::sign`], but ECDSA in DER.
-    pub(super) fn sign_certificate(&self, message: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    pub(crate) fn sign_certificate(&self, message: &[u8]) -> Result<Vec<u8>, CryptoError> {
         match self {
             PrivateKey::Rsa(key) => key.sign_pkcs1_sha256(message),
             PrivateKey::P256(key) => Ok(key.sign(message)?.to_der().as_bytes().to_vec()),
@@ -288,7 +278,7 @@ impl PrivateKey {
                 let (point, wrapped) = encrypted.split_first_chunk::<EC_POINT>().ok_or(CryptoError::Open)?;
                 let ephemeral = p256::PublicKey::from_sec1_bytes(point).map_err(|_| CryptoError::Open)?;
                 let shared = diffie_hellman(key.secret.to_nonzero_scalar(), ephemeral.as_affine());
-                kw_unwrap(&ecdh_key(shared.raw_secret_bytes(), &key.secret.public_key())?, wrapped)
+                kw_unwrap(&ecdh_key(shared.raw_secret_bytes(), &key.public), wrapped)
             }
             PrivateKey::Token(key) => token::decrypt_key(key.as_ref(), encrypted),
         }
@@ -352,14 +342,13 @@ fn generate_p256(rng: &mut dyn Random) -> Result<SecretKey, CryptoError> {
 }
 
 /// One block of ConcatKDF with SHA-256 over the shared secret, for this recipient alone.
-fn ecdh_key(shared: &[u8], recipient: &p256::PublicKey) -> Result<Secret32, CryptoError> {
-    let spki = recipient.to_public_key_der().map_err(|_| CryptoError::Key)?;
+fn ecdh_key(shared: &[u8], recipient: &EcPublicKey) -> Secret32 {
     let mut input = Zeroizing::new(Vec::with_capacity(4 + 32 + ECDH_INFO.len() + 32));
     input.extend_from_slice(&[0, 0, 0, 1]);
     input.extend_from_slice(shared);
     input.extend_from_slice(ECDH_INFO);
-    input.extend_from_slice(&sha256(spki.as_bytes()));
-    Ok(Secret32::new(sha256(&input)))
+    input.extend_from_slice(&recipient.spki_sha256());
+    Secret32::new(sha256(&input))
 }
 
 /// An uncompressed point.

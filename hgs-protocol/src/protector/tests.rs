@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use super::{
     chain::{VerifyError, WrappingFault},
     document::{KeyProtector, ProtectorError, Signature, Wrapping, WrappingId},
+    suite::{KeyTransport, PrivateKey, Suite},
     *,
 };
 use crate::{
-    crypto::RsaPrivateKey,
+    crypto::{CryptoError, PublicKey},
     env::{SeededRandom, UnixTime},
     health::{
         AcceptanceRules, AttestationMode, AttestationSigner, CertificateKind, CertifiedHost, DEFAULT_LIFETIME,
@@ -45,12 +46,12 @@ fn fresh() -> (KeyProtector, TransportKey) {
 }
 
 /// A host whose health certificate was issued and accepted.
-fn certified(host: &RsaPrivateKey) -> CertifiedHost {
+fn certified(host: PublicKey) -> CertifiedHost {
     let rng = &mut SeededRandom::new(11);
     let now = UnixTime(1_800_000_000);
     let signer = AttestationSigner::generate(now, rng).unwrap();
     let ask = HealthCertificateRequest {
-        key: host.public().clone(),
+        key: host,
         kind: CertificateKind::Encryption,
         mode: AttestationMode::HostKey,
         policies: vec![],
@@ -169,37 +170,44 @@ fn a_cipher_value_has_the_size_of_the_worked_example() {
 #[test]
 fn a_release_opens_only_for_its_host() {
     let rng = &mut SeededRandom::new(10);
-    let host = RsaPrivateKey::generate_2048().unwrap();
-    let certified = certified(&host);
     let (protector, key) = fresh();
     let opened = open(&protector.to_xml(), service()).unwrap();
     let rolled = opened.roll(service(), rng).unwrap();
-    for (version, limit, length, read) in [
-        (PayloadVersion::V1, 5, 112, 0),
-        (PayloadVersion::V2, 5, 132, 5),
-        (PayloadVersion::V2, 0, 116, 0),
+    for (suite, transfer_key, foreign) in [
+        (Suite::Rsa, 256, KeyTransport::EcdhEs),
+        (Suite::P256, 105, KeyTransport::RsaOaep),
     ] {
-        let release = seal_release(&opened, &rolled, &certified, version, limit, rng).unwrap();
-        let response = release.response;
-        assert_eq!(response.encrypted_transfer_key.len(), 256);
-        assert_eq!(response.encrypted_wrapping_key.len(), 40);
-        assert_eq!(response.encrypted_transport_keys.len(), length);
-        let keys = open_release(&response, &host).unwrap();
-        assert_eq!(bytes(&keys.ingress), bytes(&key));
-        assert_eq!(bytes(&keys.egress), bytes(rolled.transport_key()));
-        assert_eq!(keys.max_offline_unwraps, read);
-        let other = RsaPrivateKey::generate_2048().unwrap();
-        assert_eq!(open_release(&response, &other).err(), Some(ReleaseError::NotForThisKey));
-        for part in 0..3 {
-            let mut changed = response.clone();
-            let field = match part {
-                0 => &mut changed.encrypted_transfer_key,
-                1 => &mut changed.encrypted_wrapping_key,
-                _ => &mut changed.encrypted_transport_keys,
-            };
-            *field.last_mut().unwrap() ^= 1;
-            assert_eq!(open_release(&changed, &host).err(), Some(ReleaseError::NotForThisKey));
+        let [host, other] = [(); 2].map(|()| PrivateKey::generate(suite, rng).unwrap());
+        let certified = certified(host.public());
+        for (version, limit, length, read) in [
+            (PayloadVersion::V1, 5, 112, 0),
+            (PayloadVersion::V2, 5, 132, 5),
+            (PayloadVersion::V2, 0, 116, 0),
+        ] {
+            let release = seal_release(&opened, &rolled, &certified, version, limit, rng).unwrap();
+            let response = release.response;
+            assert_eq!(response.encrypted_transfer_key.len(), transfer_key);
+            assert_eq!(response.encrypted_wrapping_key.len(), 40);
+            assert_eq!(response.encrypted_transport_keys.len(), length);
+            let keys = open_release(&response, &host).unwrap();
+            assert_eq!(bytes(&keys.ingress), bytes(&key));
+            assert_eq!(bytes(&keys.egress), bytes(rolled.transport_key()));
+            assert_eq!(keys.max_offline_unwraps, read);
+            assert_eq!(open_release(&response, &other).err(), Some(ReleaseError::NotForThisKey));
+            for part in 0..3 {
+                let mut changed = response.clone();
+                let field = match part {
+                    0 => &mut changed.encrypted_transfer_key,
+                    1 => &mut changed.encrypted_wrapping_key,
+                    _ => &mut changed.encrypted_transport_keys,
+                };
+                *field.last_mut().unwrap() ^= 1;
+                assert_eq!(open_release(&changed, &host).err(), Some(ReleaseError::NotForThisKey));
+            }
         }
+        let version = PayloadVersion::V2;
+        let refused = seal_release_by(foreign, &opened, &rolled, &certified, version, 0, rng);
+        assert_eq!(refused.err(), Some(CryptoError::Refused));
     }
 }
 

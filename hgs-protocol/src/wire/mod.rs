@@ -12,4 +12,5 @@ pub mod kps;
 pub mod rtpm;
 pub mod sipa;
 pub mod uefi;
+pub mod vbs_report;
 pub mod vsm;

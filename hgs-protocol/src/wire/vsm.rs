@@ -1,8 +1,8 @@
-//! VSM identity keys as bytes: the `RSA1` blob (BCRYPT_RSAKEY_BLOB, public) that requests carry, and
-//! VSM_IDK_INFO / VSM_IDKS_INFO that the boot log carries. The same key under two headers.
+//! VSM identity keys as bytes: the `RSA1`, `ECS1` and `ECK1` blobs (BCRYPT_RSAKEY_BLOB, BCRYPT_ECCKEY_BLOB, public)
+//! that requests carry, and VSM_IDK_INFO / VSM_IDKS_INFO that the boot log carries, RSA only.
 
 use super::cursor::{Cursor, length32};
-use crate::crypto::{EcPublicKey, RsaPublicKey};
+use crate::crypto::{EcPublicKey, PublicKey, RsaPublicKey};
 
 /// Why bytes are not a VSM key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +15,16 @@ pub enum VsmKeyError {
         "the key is not an RSA key of 2048 to 4096 bits with an odd exponent of at least 65537, nor a point on P-256"
     )]
     Key,
+}
+
+/// The key of an `RSA1`, `ECS1` or `ECK1` blob, without a byte left over. A magic of another curve (`ECS3`, say) is
+/// refused. Which of `ECS1` and `ECK1` it is says nothing: one RSA key is certified for both uses too.
+pub fn parse_vsm_key(bytes: &[u8]) -> Result<PublicKey, VsmKeyError> {
+    match bytes.first_chunk::<4>().map(<[u8; 4]>::as_slice) {
+        Some(RSA1) => parse_rsa1(bytes).map(PublicKey::Rsa),
+        Some(ECS1 | ECK1) => parse_ec_blob(bytes).map(PublicKey::P256),
+        _ => Err(VsmKeyError::Layout),
+    }
 }
 
 /// `RSA1`, u32 bits, u32 exponent bytes, u32 modulus bytes, two u32 zeros, exponent, modulus; numbers big-endian.
@@ -43,6 +53,12 @@ pub fn parse_rsa1(bytes: &[u8]) -> Result<RsaPublicKey, VsmKeyError> {
 pub fn encode_ecs1(key: &EcPublicKey) -> Vec<u8> {
     let (x, y) = key.coordinates();
     [ECS1, &32u32.to_le_bytes(), &x, &y].concat()
+}
+
+/// As [`encode_ecs1`], with the magic `ECK1`: for key agreement.
+pub fn encode_eck1(key: &EcPublicKey) -> Vec<u8> {
+    let (x, y) = key.coordinates();
+    [ECK1, &32u32.to_le_bytes(), &x, &y].concat()
 }
 
 /// The key of an `ECS1` or `ECK1` blob (P-256, for signing or for agreement). No byte may be left over.
@@ -131,6 +147,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        env::SeededRandom,
+        protector::suite::{PrivateKey, Suite},
+    };
 
     prop_compose! {
         fn key()(bytes in proptest::sample::select(vec![256usize, 384, 512]), seed: u8, exponent in 65_537u32..) -> RsaPublicKey {
@@ -159,8 +179,26 @@ mod tests {
         }
 
         #[test]
-        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = (parse_rsa1(&bytes), parse_idk_info(&bytes));
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), magic in 0usize..4) {
+            let magic: &[u8] = [RSA1, ECS1, ECK1, &[]][magic];
+            let _ = (parse_rsa1(&bytes), parse_idk_info(&bytes), parse_vsm_key(&[magic, &bytes].concat()));
+        }
+
+        #[test]
+        fn a_p256_key_survives_both_blobs_and_has_one_encoding(seed: u64, at in any::<prop::sample::Index>(), value: u8) {
+            let key = PrivateKey::generate(Suite::P256, &mut SeededRandom::new(seed)).unwrap().public();
+            let PublicKey::P256(point) = &key else { panic!("{key:?}") };
+            for blob in [encode_ecs1(point), encode_eck1(point)] {
+                prop_assert_eq!(parse_vsm_key(&blob).unwrap(), key.clone());
+                let mut changed = blob.clone();
+                let at = at.index(blob.len());
+                changed[at] = value;
+                if let Ok(PublicKey::P256(other)) = parse_vsm_key(&changed) {
+                    prop_assert!(encode_ecs1(&other) == changed || encode_eck1(&other) == changed);
+                }
+                prop_assert!(parse_vsm_key(&blob[..at]).is_err());
+                prop_assert!(parse_vsm_key(&[blob.as_slice(), &[value]].concat()).is_err());
+            }
         }
     }
 
@@ -182,6 +220,17 @@ mod tests {
             longer.push(0);
             assert!(parse_rsa1(&longer).is_err() && parse_idk_info(&longer).is_err());
         }
+    }
+
+    #[test]
+    fn another_curve_and_a_point_beside_the_curve_are_refused() {
+        let coordinates = [0x11; 96];
+        let p384 = [b"ECS3".as_slice(), &48u32.to_le_bytes(), &coordinates].concat();
+        assert_eq!(parse_vsm_key(&p384), Err(VsmKeyError::Layout));
+        let relabelled = [b"ECS1".as_slice(), &48u32.to_le_bytes(), &coordinates].concat();
+        assert_eq!(parse_vsm_key(&relabelled), Err(VsmKeyError::Layout));
+        let beside = [b"ECK1".as_slice(), &32u32.to_le_bytes(), &coordinates[..64]].concat();
+        assert_eq!(parse_vsm_key(&beside), Err(VsmKeyError::Key));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(super) async fn add(app: web::Data<App>, by: web::ReqData<Holder>, new: web:
     let Some((certificate, signer)) = signer else {
         return problem(
             HttpResponse::BadRequest(),
-            "`certificate` must be the base64 DER of an X.509 certificate with an RSA key of 2048 to 4096 bits",
+            "`certificate` must be the base64 DER of an X.509 certificate with an RSA key of 2048 to 4096 bits or a P-256 key",
         );
     };
     let row = StoredSigner {

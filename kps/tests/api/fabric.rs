@@ -104,7 +104,7 @@ impl Fabric {
     /// A certificate for this host's key by `signer`.
     pub(crate) fn certify(&self, signer: &AttestationSigner, kind: CertificateKind, issued_at: UnixTime) -> Vec<u8> {
         let ask = HealthCertificateRequest {
-            key: self.host.public().clone(),
+            key: self.host.public().clone().into(),
             kind,
             mode: AttestationMode::HostKey,
             policies: vec![],

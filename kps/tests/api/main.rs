@@ -6,6 +6,7 @@ mod admin;
 mod audit;
 mod backup;
 mod busy;
+mod elliptic;
 mod fabric;
 mod health;
 mod metadata;

@@ -45,7 +45,7 @@ fn stage() -> &'static Stage {
         let host = RsaPrivateKey::generate_2048().unwrap();
         let signer = AttestationSigner::generate(now, &mut OsRandom).unwrap();
         let ask = HealthCertificateRequest {
-            key: host.public().clone(),
+            key: host.public().clone().into(),
             kind: CertificateKind::Encryption,
             mode: AttestationMode::HostKey,
             policies: vec![],

@@ -30,7 +30,7 @@ fn certified(key: &RsaPrivateKey) -> CertifiedHost {
     let (rng, now) = (&mut OsRandom, UnixTime(1_800_000_000));
     let signer = AttestationSigner::generate(now, rng).unwrap();
     let ask = HealthCertificateRequest {
-        key: key.public().clone(),
+        key: key.public().clone().into(),
         kind: CertificateKind::Encryption,
         mode: AttestationMode::Tpm,
         policies: vec![],
