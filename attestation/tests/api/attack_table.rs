@@ -627,8 +627,16 @@ const HOST_KEY_ATTACKS: &[HostKeyAttack] = &[
     on_key("a VSM key of 1024 bits", |c, _| c.vsm_key = small_key(), VSM),
     on_key("a VSM key with an even exponent", |c, _| c.vsm_key[26] = 0, VSM),
     on_key(
-        "a VSM key on P-256, which no client takes",
-        |c, p| c.vsm_key = encode_ecs1(&p.ec),
+        "a VSM key on P-384",
+        |c, _| c.vsm_key = [b"ECS3".as_slice(), &48u32.to_le_bytes(), &[0x11; 96]].concat(),
+        VSM,
+    ),
+    on_key(
+        "a VSM key beside P-256",
+        |c, p| {
+            c.vsm_key = encode_ecs1(&p.ec);
+            c.vsm_key[71] ^= 1;
+        },
         VSM,
     ),
     on_key(

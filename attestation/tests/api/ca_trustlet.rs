@@ -7,7 +7,7 @@ use hgs_protocol::{
         vbs_report::{VbsReport, VbsReportPackage},
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fixture::Service;
 
@@ -78,5 +78,25 @@ async fn the_switch_is_off_at_first_kept_recorded_and_an_administrators() {
         let row = rows.as_array().unwrap().iter().find(|row| row["kind"] == "setting");
         let expected = json!({ "setting": "ca-certificates", "enabled": enabled });
         assert_eq!(row.unwrap()["body"], expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_replica_follows_the_switch_within_seconds() {
+    let service = Service::start().await;
+    let (_, replica) = service.replica_urls().await;
+    let shown = async || {
+        let request = service.client.get(format!("{replica}/admin/v1/ca-certificates"));
+        let answer = request.bearer_auth(&service.token).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()["enabled"].clone()
+    };
+    assert_eq!(shown().await, json!(false));
+    for enabled in [true, false] {
+        switch(&service, enabled).await;
+        let begun = std::time::Instant::now();
+        while shown().await != json!(enabled) {
+            assert!(begun.elapsed().as_secs() < 5, "the replica does not follow");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
 }

@@ -165,8 +165,13 @@ impl Service {
         self._dir.path()
     }
 
-    /// Another process over the same database and key, as behind a load balancer; its URL.
+    /// Another service over the same database and key, as behind a load balancer; its URL.
     pub(crate) async fn replica(&self) -> String {
+        self.replica_urls().await.0
+    }
+
+    /// As [`Service::replica`]; its URL and that of its admin listener.
+    pub(crate) async fn replica_urls(&self) -> (String, String) {
         let dir = self._dir.path();
         let args = ServiceArgs {
             data_dir: Some(dir.join("data")),
@@ -178,9 +183,9 @@ impl Service {
         let bound = attestation::start(&settings, &Options::default(), self.clock.clone())
             .await
             .unwrap();
-        let url = bound.service_url.clone();
+        let urls = (bound.service_url.clone(), bound.admin_url.clone());
         tokio::spawn(bound.run());
-        url
+        urls
     }
 
     /// Trusts the host's TPM maker under `NAME-0` and `NAME-1`.

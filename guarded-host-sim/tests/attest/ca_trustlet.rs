@@ -381,14 +381,16 @@ async fn a_ca_trustlet_is_certified_when_all_holds_and_not_otherwise() {
         signing,
         other,
     };
-    service.trust_tpm_maker().await;
     // One TPM may start only so many exchanges a minute.
     let mut rogues = Vec::new();
     for name in ["one", "two", "three"] {
         let mut rogue = Rogue::make(&service, &maker, name);
-        service.register_ek(name, &rogue.certificate).await;
         let log = encoded(&rogue.honest_boot([keys.encryption.public(), keys.signing.public()]));
         rogues.push((rogue, log));
+    }
+    service.trust_tpm_maker().await;
+    for (number, (rogue, _)) in rogues.iter().enumerate() {
+        service.register_ek(&format!("rogue{number}"), &rogue.certificate).await;
     }
     service.register("tpm-baselines", "model", &rogues[0].1).await;
     let policy = Dials::default().ci_policy.unwrap();
