@@ -42,7 +42,7 @@ impl Fabric {
         let signer = AttestationSigner::generate(now, &mut OsRandom).unwrap();
         let host = RsaPrivateKey::generate_2048().unwrap();
         let ask = HealthCertificateRequest {
-            key: host.public().clone(),
+            key: host.public().clone().into(),
             kind: CertificateKind::Encryption,
             mode: AttestationMode::Tpm,
             policies: Vec::new(),

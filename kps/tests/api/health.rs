@@ -45,7 +45,7 @@ fn forged(fabric: &Fabric, signer: &AttestationSigner, change: impl FnOnce(&mut 
 /// A certificate as the fabric's signer issues it, but for `change`.
 fn issued(fabric: &Fabric, change: impl FnOnce(&mut HealthCertificateRequest)) -> Vec<u8> {
     let mut ask = HealthCertificateRequest {
-        key: fabric.host.public().clone(),
+        key: fabric.host.public().clone().into(),
         kind: CertificateKind::Encryption,
         mode: AttestationMode::Tpm,
         policies: vec![],
@@ -108,6 +108,8 @@ async fn each_rule_refuses_by_itself() {
     let p256 = GuardianKeys::generate_p256("p256", now, &mut OsRandom).unwrap();
     let p256 = Certificate::from_der(p256.encryption()[0].certificate().der()).unwrap();
     let p256 = p256.tbs_certificate.subject_public_key_info.to_der().unwrap();
+    let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let p384 = rcgen::PublicKeyData::subject_public_key_info(&p384);
     let kind = |kind| fabric.certify(signer, kind, now);
     let failed = PolicyVerdict {
         id: uuid::Uuid::from_u128(0x6a460ee1_62ea_416f_ae6c_04e29634506d),
@@ -224,9 +226,10 @@ async fn each_rule_refuses_by_itself() {
             issued(&fabric, |ask| ask.policies = vec![failed]),
             "the policy 6a460ee1",
         ),
-        // Rule 6. A health certificate's key is the measured one, which is RSA: P-256 is not taken.
-        ("RSA of 1024 bits", spki(rsa_1024()), "2048 to 4096 bits"),
-        ("a P-256 key", spki(p256), "2048 to 4096 bits"),
+        ("keyEncipherment for a P-256 key", spki(p256), "key usage"),
+        // Rule 6.
+        ("RSA of 1024 bits", spki(rsa_1024()), "2048 to 4096 bits nor P-256"),
+        ("a P-384 key", spki(p384), "2048 to 4096 bits nor P-256"),
     ];
     let protector = fabric.protector().0.to_xml();
     // The helpers by themselves break nothing.
