@@ -82,11 +82,10 @@ impl SoftTokens {
             .env("SOFTHSM2_CONF", token.configuration())
             .output(Output::File(log.clone()))
             .errors(Output::File(log.clone()))
-            .run()
-            .context("the package softhsm2 is needed")?;
+            .run()?;
         ensure!(
             status.success(),
-            "softhsm2-util made no token in {}; see {}: {}",
+            "softhsm2-util (of the package softhsm2) made no token in {}; see {}: {}",
             store.display(),
             log.display(),
             super::watch::last_words(&log)
