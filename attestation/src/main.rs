@@ -3,8 +3,14 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use hgs_protocol::env::Clock;
-use hgs_service::{audit_command::AuditCommand, lab_clock, settings::ServiceArgs, telemetry};
+use hgs_protocol::env::{Clock, Env};
+use hgs_service::{
+    audit_command::AuditCommand,
+    backup, lab_clock,
+    settings::{ServiceArgs, Settings},
+    telemetry,
+};
+use zeroize::Zeroizing;
 
 /// Host attestation of a guarded fabric (MS-HGSA).
 #[derive(Parser)]
@@ -52,9 +58,42 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write hosts, artefacts, policies, signers with their keys and settings to a file under a password. Not in
+    /// it: the record of decisions, hosts' boot logs, administrators' tokens
+    Backup {
+        #[command(flatten)]
+        place: Box<Place>,
+        /// File to write; it must not exist
+        #[arg(long, visible_alias = "out")]
+        to: PathBuf,
+    },
+    /// Read a backup into an empty database, before the service's first start on it
+    Restore {
+        #[command(flatten)]
+        place: Box<Place>,
+        /// File that `backup` wrote
+        #[arg(long)]
+        from: PathBuf,
+    },
     /// The record of decisions
     #[command(subcommand)]
     Audit(AuditCommand),
+}
+
+#[derive(clap::Args)]
+struct Place {
+    #[command(flatten)]
+    service: ServiceArgs,
+    #[command(flatten)]
+    password: backup::PasswordFile,
+}
+
+impl Place {
+    fn read(self) -> anyhow::Result<(Settings, Zeroizing<String>)> {
+        let settings = self.service.resolve("attestation")?;
+        telemetry::init(settings.log_format);
+        Ok((settings, self.password.read()?))
+    }
 }
 
 #[actix_web::main]
@@ -66,6 +105,25 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Audit(command) => {
             let tables = (&attestation::SQLITE, &attestation::POSTGRES);
             command.run("attestation", tables).await
+        }
+        Command::Backup { place, to } => {
+            let (settings, password) = place.read()?;
+            settings.require_database()?;
+            let (store, env) = (attestation::open_store(&settings).await?, Env::system());
+            let bytes =
+                attestation::backup::export(&store, &settings.kek, &password, env.now(), &mut env.rng()).await?;
+            backup::write_new(&to, &bytes)?;
+            println!("attestation backup written to {}", to.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Restore { place, from } => {
+            let (settings, password) = place.read()?;
+            let bytes = backup::read_file(&from)?;
+            let store = attestation::open_store(&settings).await?;
+            let mut rng = Env::system().rng();
+            attestation::backup::restore(&store, &settings.kek, &bytes, &password, &mut rng).await?;
+            println!("attestation restored from {}", from.display());
+            Ok(ExitCode::SUCCESS)
         }
         Command::Serve { service, options } => {
             let settings = service.resolve("attestation")?;

@@ -9,8 +9,10 @@ use sqlx::Row;
 use crate::baseline::{Baselines, Switches};
 
 mod signers;
+mod whole;
 
 pub use signers::{SignerRow, Slot};
+pub use whole::{BaselineLog, Whole};
 
 /// A row of either engine.
 macro_rules! host {
@@ -75,12 +77,12 @@ impl PolicyVersion {
 }
 
 /// A registered host of TPM mode.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KnownHost {
     /// The administrator's name for it.
     pub name: String,
     /// SHA-256 of the endorsement key's SubjectPublicKeyInfo.
-    #[serde(serialize_with = "hex_text")]
+    #[serde(serialize_with = "hex_text", deserialize_with = "from_hex_text")]
     #[schema(value_type = String)]
     pub ek_sha256: [u8; 32],
     /// The version of its registration.
@@ -96,12 +98,12 @@ pub struct KnownHost {
 }
 
 /// A registered host of host-key mode. Only the key is kept of a certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KnownHostKey {
     /// The administrator's name for it.
     pub name: String,
     /// SHA-256 of the key's SubjectPublicKeyInfo.
-    #[serde(serialize_with = "hex_text")]
+    #[serde(serialize_with = "hex_text", deserialize_with = "from_hex_text")]
     #[schema(value_type = String)]
     pub spki_sha256: [u8; 32],
     /// `RSA` or `P-256`.
@@ -112,12 +114,12 @@ pub struct KnownHostKey {
 }
 
 /// A VSM key that was certified for a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeenVsmKey {
     /// The host's registered name.
     pub host: String,
     /// SHA-256 of the key's SubjectPublicKeyInfo: what is denied when the key has leaked.
-    #[serde(serialize_with = "hex_text")]
+    #[serde(serialize_with = "hex_text", deserialize_with = "from_hex_text")]
     #[schema(value_type = String)]
     pub spki_sha256: [u8; 32],
     /// The mode in force then.
@@ -128,7 +130,8 @@ pub struct SeenVsmKey {
 }
 
 /// What kind of thing is registered under a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A TPM baseline.
     TpmBaseline,
@@ -149,6 +152,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 8] = [
+        Kind::TpmBaseline,
+        Kind::CiPolicy,
+        Kind::DumpKey,
+        Kind::HostGroup,
+        Kind::TpmTrust,
+        Kind::DeniedKey,
+        Kind::Switch,
+        Kind::Setting,
+    ];
+
     fn column(self) -> &'static str {
         match self {
             Kind::TpmBaseline => "baseline",
@@ -164,7 +179,7 @@ impl Kind {
 }
 
 /// Something registered under a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registered {
     /// Its name, unique among its kind.
     pub name: String,
@@ -261,6 +276,23 @@ impl Store {
         on_database!(&self.database, read, pool => {
             let rows = sqlx::query(text).bind(&page.after).bind(page.limit).fetch_all(pool).await?;
             rows.into_iter().map(|row| host!(row)).collect()
+        })
+    }
+
+    /// Key and version of every registration that has the key of a host after `after`, up to `last` by name. A
+    /// host may be registered once per version, under names of its own; the key says which are one host.
+    pub async fn versions_between(
+        &self,
+        after: &str,
+        last: &str,
+    ) -> Result<Vec<([u8; 32], PolicyVersion)>, sqlx::Error> {
+        let text = "SELECT ek_sha256, version FROM tpm_host WHERE ek_sha256 IN \
+                    (SELECT ek_sha256 FROM tpm_host WHERE name > $1 AND name <= $2)";
+        on_database!(&self.database, read, pool => {
+            let rows = sqlx::query(text).bind(after).bind(last).fetch_all(pool).await?;
+            rows.into_iter()
+                .map(|row| Ok((digest(row.try_get(0)?)?, PolicyVersion::from_number(row.try_get(1)?)?)))
+                .collect()
         })
     }
 
@@ -559,6 +591,13 @@ impl Store {
 
 fn hex_text<S: serde::Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&hex::encode(bytes))
+}
+
+fn from_hex_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+    let mut bytes = [0; 32];
+    let text = String::deserialize(from)?;
+    hex::decode_to_slice(text, &mut bytes).map_err(serde::de::Error::custom)?;
+    Ok(bytes)
 }
 
 fn digest(bytes: Vec<u8>) -> Result<[u8; 32], sqlx::Error> {

@@ -18,11 +18,11 @@ use crate::{
 };
 
 const SERVICE: &str = "kps";
+const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct State {
-    version: u32,
     made_at: UnixTime,
     certificates: Vec<SavedCertificate>,
     signers: Vec<SavedSigner>,
@@ -62,7 +62,6 @@ pub async fn export(
     let certificates = store.certificates().await?;
     let certificates = certificates.iter().map(|row| save(row, vault));
     let state = State {
-        version: 1,
         made_at: now,
         certificates: certificates.collect::<anyhow::Result<_>>()?,
         signers: store
@@ -78,8 +77,7 @@ pub async fn export(
         max_offline_unwraps: settings.max_offline_unwraps,
         allow_sha1_oaep: settings.allow_sha1_oaep,
     };
-    let plain = Zeroizing::new(serde_json::to_vec(&state)?);
-    Ok(backup::seal(SERVICE, password, &plain, rng)?)
+    backup::seal_state(SERVICE, VERSION, &state, password, rng)
 }
 
 /// Restores a backup into an empty database, keys sealed under this service's key-encryption key. All or nothing.
@@ -91,14 +89,7 @@ pub async fn restore(
     now: UnixTime,
     rng: &mut dyn Random,
 ) -> anyhow::Result<()> {
-    let plain = backup::open(SERVICE, password, bytes)?;
-    let state: State =
-        serde_json::from_slice(&plain).context("the backup holds another state than this version reads")?;
-    ensure!(
-        state.version == 1,
-        "the backup is of version {}, and this reads version 1",
-        state.version
-    );
+    let state: State = backup::open_state(SERVICE, VERSION, bytes, password)?;
     let certificates = state.certificates.iter().map(|saved| load(saved, vault, rng));
     let certificates = certificates.collect::<anyhow::Result<Vec<_>>>()?;
     let signers = state

@@ -1,12 +1,16 @@
 //! `kps serve`: runs the key protection service; `kps backup` and `kps restore`: its state in a file;
 //! `kps audit verify`: checks its record.
 
-use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use hgs_protocol::env::{Clock, Env};
-use hgs_service::{audit_command::AuditCommand, lab_clock, settings::ServiceArgs, telemetry};
+use hgs_service::{
+    audit_command::AuditCommand,
+    backup as file,
+    backup::PasswordFile,
+    lab_clock, settings::ServiceArgs, telemetry,
+};
 use kps::{
     backup,
     guardian::Vault,
@@ -40,7 +44,7 @@ enum Verb {
         #[command(flatten)]
         place: Place,
         /// File to write; it must not exist
-        #[arg(long)]
+        #[arg(long, visible_alias = "out")]
         to: PathBuf,
     },
     /// Read a backup into an empty database
@@ -62,28 +66,25 @@ struct Place {
     service: ServiceArgs,
     #[command(flatten)]
     token: TokenOptions,
-    /// File with the backup's password (one line)
-    #[arg(long)]
-    password_file: PathBuf,
+    #[command(flatten)]
+    password: PasswordFile,
 }
 
 impl Place {
-    async fn open(self) -> anyhow::Result<(Store, Vault, Zeroizing<String>)> {
+    /// `existing` refuses a database that is not there, which opening would make.
+    async fn open(self, existing: bool) -> anyhow::Result<(Store, Vault, Zeroizing<String>)> {
         let settings = self.service.resolve("kps")?;
+        if existing {
+            settings.require_database()?;
+        }
         telemetry::init(settings.log_format);
-        let password = std::fs::read_to_string(&self.password_file)
-            .with_context(|| format!("the password file {} cannot be read", self.password_file.display()))?;
-        let password = Zeroizing::new(password);
+        let password = self.password.read()?;
         let store = kps::open_store(&settings).await?;
         let vault = Vault {
             kek: settings.kek.clone(),
             token: Token::open(&self.token)?,
         };
-        Ok((
-            store,
-            vault,
-            Zeroizing::new(password.trim_end_matches(['\r', '\n']).to_owned()),
-        ))
+        Ok((store, vault, password))
     }
 }
 
@@ -93,22 +94,15 @@ async fn main() -> anyhow::Result<ExitCode> {
     let (service, options) = match Command::parse().verb {
         Verb::Serve { service, options } => (service, options),
         Verb::Backup { place, to } => {
-            let (store, vault, password) = place.open().await?;
+            let (store, vault, password) = place.open(true).await?;
             let bytes = backup::export(&store, &vault, &password, env.now(), &mut env.rng()).await?;
-            let mut file = std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&to)
-                .with_context(|| format!("cannot make {}", to.display()))?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
+            file::write_new(&to, &bytes)?;
             println!("kps backup written to {}", to.display());
             return Ok(ExitCode::SUCCESS);
         }
         Verb::Restore { place, from } => {
-            let (store, vault, password) = place.open().await?;
-            let bytes = std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+            let (store, vault, password) = place.open(false).await?;
+            let bytes = file::read_file(&from)?;
             backup::restore(&store, &vault, &bytes, &password, env.now(), &mut env.rng()).await?;
             println!("kps restored from {}", from.display());
             return Ok(ExitCode::SUCCESS);

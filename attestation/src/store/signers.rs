@@ -7,16 +7,17 @@ use sqlx::Row;
 use super::Store;
 
 /// What a signer is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Slot {
     /// It signs.
     Active,
-    /// It will sign once an administrator says that key protection trusts it.
+    /// It is published, and will sign once an administrator says that key protection trusts it.
     Pending,
 }
 
 impl Slot {
-    fn column(self) -> &'static str {
+    pub(super) fn column(self) -> &'static str {
         match self {
             Slot::Active => "active",
             Slot::Pending => "pending",
@@ -45,8 +46,8 @@ impl SignerRow {
     /// True when clients are to find it among the signing certificates.
     pub fn is_published(&self, now: UnixTime) -> bool {
         match self.slot {
-            Some(Slot::Active) => true,
-            Some(Slot::Pending) => false,
+            // Clients keep the list for hours, so the next signer is in it long before it signs.
+            Some(Slot::Active | Slot::Pending) => true,
             None => self.published_until.is_some_and(|until| now < until),
         }
     }

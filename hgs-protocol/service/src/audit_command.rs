@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use sqlx::migrate::Migrator;
 
 use crate::{
@@ -46,11 +46,8 @@ async fn verify(
     head: Option<&Path>,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    // Opening would make an empty database, and an empty record has no fault.
-    if let Some(file) = settings.database_url.strip_prefix("sqlite://") {
-        let file = file.split('?').next().unwrap_or(file);
-        ensure!(Path::new(file).exists(), "there is no database {file}");
-    }
+    // An empty record has no fault.
+    settings.require_database()?;
     let database = Database::open(&settings.database_url, tables.0, tables.1).await?;
     let kept = match head {
         Some(path) => read_heads(path)?,

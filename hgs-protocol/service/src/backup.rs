@@ -5,12 +5,20 @@
 //! Layout: `HGSBACK1` (8), memory in KiB, passes, lanes (u32 each, little-endian), salt (16), nonce (12),
 //! ciphertext, tag (16).
 
+use std::{
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, ensure};
 use argon2::{Algorithm, Argon2, Params, Version};
 use hgs_protocol::{
     crypto::{gcm_open, gcm_seal},
     env::Random,
     secret::Secret32,
 };
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 const MAGIC: &[u8; 8] = b"HGSBACK1";
@@ -60,6 +68,86 @@ pub fn open(service: &str, password: &str, backup: &[u8]) -> Result<Zeroizing<Ve
     let key = derive(header, password)?;
     gcm_open(&key, &associated(header, service), sealed).map_err(|_| BackupError::Closed)
 }
+
+/// A service's state with the version of its form, as [`seal_state`] writes it.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    state: &'a T,
+}
+
+/// The version alone, whatever the form.
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+/// Seals `state` as JSON, with `version` as a member of its own.
+pub fn seal_state<T: Serialize>(
+    service: &str,
+    version: u32,
+    state: &T,
+    password: &str,
+    rng: &mut dyn Random,
+) -> anyhow::Result<Vec<u8>> {
+    let plain = Zeroizing::new(serde_json::to_vec(&Versioned { version, state })?);
+    Ok(seal(service, password, &plain, rng)?)
+}
+
+/// Opens what [`seal_state`] made; fails on another version before it looks at the rest.
+pub fn open_state<T: DeserializeOwned>(
+    service: &str,
+    version: u32,
+    backup: &[u8],
+    password: &str,
+) -> anyhow::Result<T> {
+    let plain = open(service, password, backup)?;
+    let there: VersionOnly = serde_json::from_slice(&plain).context(OTHER_STATE)?;
+    ensure!(
+        there.version == version,
+        "the backup is of version {}, and this program reads version {version}",
+        there.version
+    );
+    serde_json::from_slice(&plain).context(OTHER_STATE)
+}
+
+/// Where a backup's password stands.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PasswordFile {
+    /// File with the backup's password (one line)
+    #[arg(long)]
+    password_file: PathBuf,
+}
+
+impl PasswordFile {
+    /// The password, without the line's end.
+    pub fn read(&self) -> anyhow::Result<Zeroizing<String>> {
+        let text = std::fs::read_to_string(&self.password_file)
+            .with_context(|| format!("the password file {} cannot be read", self.password_file.display()))?;
+        let text = Zeroizing::new(text);
+        Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
+
+/// Writes a backup to a file that must not exist, readable by its owner only.
+pub fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot make {}; an older backup is never overwritten", path.display()))?;
+    file.write_all(bytes)?;
+    Ok(file.sync_all()?)
+}
+
+/// Reads a backup's file.
+pub fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read the backup {}", path.display()))
+}
+
+const OTHER_STATE: &str = "the backup holds another state than this version reads";
 
 fn associated(header: &[u8], service: &str) -> Vec<u8> {
     [header, service.as_bytes()].concat()

@@ -87,6 +87,20 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+impl Settings {
+    /// Fails when the database is a SQLite file that is not there: opening it would make an empty one.
+    pub fn require_database(&self) -> anyhow::Result<()> {
+        if let Some(file) = self.database_url.strip_prefix("sqlite://") {
+            let file = file.split('?').next().unwrap_or(file);
+            ensure!(
+                Path::new(file).exists(),
+                "there is no database {file}: is --data-dir (or --database-url) the service's?"
+            );
+        }
+        Ok(())
+    }
+}
+
 impl ServiceArgs {
     /// Merges the file in, fills defaults in and checks what can be checked before start.
     ///
