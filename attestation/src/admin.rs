@@ -26,6 +26,7 @@ mod hosts;
 mod keys;
 mod review;
 mod service;
+mod what_if;
 
 /// Routes below `/admin/v1`.
 pub fn routes(app: &mut web::ServiceConfig) {
@@ -57,7 +58,7 @@ fn table() -> Vec<Row> {
         get("/tpm-hosts/{name}/log", review::last_log),
         get("/tpm-hosts/{name}/compare", review::drift),
         post("/tpm-hosts/{name}/baseline", review::adopt),
-        post("/what-if", review::what_if),
+        post("/what-if", what_if::what_if),
         get("/tpm-trust", hosts::list_trust),
         post("/tpm-trust", hosts::add_trust),
         delete("/tpm-trust/{name}", hosts::remove_trust),
@@ -114,7 +115,7 @@ fn table() -> Vec<Row> {
         review::last_log,
         review::drift,
         review::adopt,
-        review::what_if,
+        what_if::what_if,
         hosts::list_trust,
         hosts::add_trust,
         hosts::remove_trust,
@@ -174,6 +175,9 @@ enum Problem {
     Missing(String),
     #[error("{0}")]
     Conflict(String),
+    /// Later it may be done.
+    #[error("{0}")]
+    Busy(&'static str),
     #[error("the database does not answer")]
     Database(#[from] sqlx::Error),
     #[error("the service's own state is not usable: {0}")]
@@ -188,7 +192,9 @@ impl actix_web::ResponseError for Problem {
             Problem::Invalid(_) => StatusCode::BAD_REQUEST,
             Problem::Missing(_) => StatusCode::NOT_FOUND,
             Problem::Conflict(_) => StatusCode::CONFLICT,
-            Problem::Database(_) | Problem::Standing(_) | Problem::Record(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Busy(_) | Problem::Database(_) | Problem::Standing(_) | Problem::Record(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 

@@ -7,7 +7,10 @@ use hgs_protocol::{
     crypto,
     env::UnixTime,
     status::{AttestationStatus, Substatus},
-    wire::{boot_log::BootLog, hgsa::Reply},
+    wire::{
+        boot_log::{Bank, BootLog},
+        hgsa::Reply,
+    },
 };
 use hgs_service::{database::Database, on_database};
 use serde::Serialize;
@@ -63,6 +66,19 @@ impl Evidence {
         Evidence {
             readout: Vec::new(),
             log: log.to_vec(),
+        }
+    }
+
+    /// As if a TPM had reported what the log replays to: for explaining a log, never for a host.
+    pub(crate) fn as_if_vouched_for(log: &BootLog) -> Evidence {
+        let values = log.replay(Bank::Sha256);
+        let value = |pcr: &u8| {
+            let there = values.iter().find(|(index, _)| index.get() == *pcr);
+            there.map_or_else(|| vec![0; 32], |(_, value)| value.clone())
+        };
+        Evidence {
+            readout: ATTESTED_PCRS.iter().flat_map(value).collect(),
+            log: log.encode(),
         }
     }
 
@@ -149,6 +165,26 @@ pub async fn last(
             Ok((evidence, UnixTime(row.try_get(2)?)))
         })
         .transpose()
+    })
+}
+
+/// The last log of each host whose name comes after `after`, up to `last`, with the time when it came.
+pub async fn last_between(
+    database: &Database,
+    after: &str,
+    last: &str,
+) -> Result<BTreeMap<String, (Evidence, UnixTime)>, sqlx::Error> {
+    let text = "SELECT name, readout, log, at FROM evidence AS kept \
+                WHERE subject = 'host' AND name > $1 AND name <= $2 AND place = \
+                (SELECT MAX(place) FROM evidence AS newer WHERE newer.subject = 'host' AND newer.name = kept.name)";
+    on_database!(database, read, pool => {
+        let rows = sqlx::query(text).bind(after).bind(last).fetch_all(pool).await?;
+        rows.into_iter()
+            .map(|row| {
+                let evidence = Evidence { readout: row.try_get(1)?, log: row.try_get(2)? };
+                Ok((row.try_get(0)?, (evidence, UnixTime(row.try_get(3)?))))
+            })
+            .collect()
     })
 }
 
@@ -287,6 +323,9 @@ mod tests {
         let kept = last(&database, Subject::Host, &name).await.unwrap();
         assert_eq!(kept, Some((Evidence::of_log(&[4]), UnixTime(6))));
         assert_eq!(last(&database, Subject::Baseline, &name).await.unwrap(), None);
+        let between = last_between(&database, &name[..name.len() - 1], &name).await.unwrap();
+        assert_eq!(between.get(&name), Some(&(Evidence::of_log(&[4]), UnixTime(6))));
+        assert!(last_between(&database, &name, &name).await.unwrap().is_empty());
         forget(&database, Subject::Host, &name).await.unwrap();
         assert_eq!(last(&database, Subject::Host, &name).await.unwrap(), None);
 

@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
+    baseline::{Baselines, CiPolicy, Switches, TpmBaseline},
+    evidence::Evidence,
     facts::{Fact, Facts},
     replay::MeasuredLog,
 };
@@ -61,10 +63,55 @@ pub struct Explanation {
     pub not_measured: Vec<&'static str>,
     /// Where a value comes from, by fact.
     pub sources: BTreeMap<&'static str, String>,
+    /// Policies that a host with this log would fail; none where the log has no SHA-256 bank.
+    pub judged: Option<Judged>,
     /// What a service would object to without the log being wrong in itself.
     pub warnings: Vec<String>,
     /// What is wrong with the log.
     pub errors: Vec<String>,
+}
+
+/// A log as a service would judge it, had a TPM vouched for it: held against itself as baseline, with the
+/// code-integrity policies and the dump key that it measured registered, every policy in its first state.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Judged {
+    /// Why no policy is looked at.
+    pub error: Option<String>,
+    /// Policies that count and fail, or were not measured, in the specification's order.
+    pub fails: Vec<&'static str>,
+}
+
+impl Judged {
+    fn of(log: &BootLog, facts: &Facts) -> Option<Judged> {
+        if !log.banks().contains(&Bank::Sha256) {
+            return None;
+        }
+        let evidence = Evidence::as_if_vouched_for(log);
+        let baseline = TpmBaseline::from_log("itself", evidence.log());
+        let policies = facts.ci_policies.iter().filter_map(|policy| {
+            let (name, sha256) = (policy.name.clone(), policy.sha256?);
+            Some(CiPolicy { name, sha256 })
+        });
+        let judged = baseline.and_then(|baseline| {
+            let baselines = Baselines {
+                tpm: vec![baseline],
+                ci_policies: policies.collect(),
+                dump_keys: Vec::new(),
+            };
+            evidence.judge(&baselines, &Switches::default())
+        });
+        Some(match judged {
+            Ok(evaluation) => Judged {
+                error: None,
+                fails: evaluation.failures().map(|failed| failed.policy.name).collect(),
+            },
+            Err(error) => Judged {
+                error: Some(error.to_string()),
+                fails: Vec::new(),
+            },
+        })
+    }
 }
 
 impl Explanation {
@@ -120,6 +167,7 @@ impl Explanation {
                 .iter()
                 .map(|(name, fact)| (*name, format!("PCR {} {}: {}", fact.pcr, fact.event, fact.seen_text())))
                 .collect(),
+            judged: Judged::of(&log, &facts),
             facts: readings(&facts),
             warnings,
             errors,
@@ -173,6 +221,18 @@ impl Explanation {
                 Some(source) => writeln!(out, "  {name:<24} {value:<14} {source}")?,
                 None => writeln!(out, "  {name:<24} {value}")?,
             }
+        }
+        match &self.judged {
+            Some(Judged { error: Some(error), .. }) => writeln!(out, "\nA host with this log is refused: {error}")?,
+            Some(judged) if judged.fails.is_empty() => {
+                writeln!(out, "\nA host with this log passes every policy, held against itself")?;
+            }
+            Some(judged) => writeln!(
+                out,
+                "\nA host with this log, held against itself, fails: {}",
+                judged.fails.join(", ")
+            )?,
+            None => {}
         }
         for (heading, lines) in [("Warnings", &self.warnings), ("Errors", &self.errors)] {
             if !lines.is_empty() {

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod attest;
+pub mod backup;
 pub mod baseline;
 pub mod ca_trustlet;
 pub mod ci_file;
@@ -80,15 +81,21 @@ pub struct Options {
     #[arg(long, env = "HGS_SIGNER_RENEWAL_DAYS", default_value_t = RENEWAL_DAYS,
           value_parser = clap::value_parser!(u64).range(1..=1800))]
     pub signer_renewal_days: u64,
-    /// Key of the attestation signers made from now on. A change takes effect with the next signer; until the old one is
-    /// no longer published, public enclave clients may refuse the list with both kinds
+    /// Key of the attestation signers made from now on. A change takes effect with the next signer; from when it is
+    /// made, and so published, until the old one is no longer published, public enclave clients may refuse the list with both kinds
     #[arg(long, env = "HGS_SIGNER_SUITE", value_enum, default_value_t = SignerSuite::Rsa)]
     pub signer_suite: SignerSuite,
-    /// Most exchanges (TPM mode) or requests (host-key mode) a minute of one registered key
+    /// How many hours a new attestation signer is published before it may sign; drivers of SQL Server keep the list
+    /// for eight
+    #[arg(long, env = "HGS_SIGNER_PUBLISH_HOURS", default_value_t = PUBLISH_HOURS,
+          value_parser = clap::value_parser!(u64).range(0..=720))]
+    pub signer_publish_hours: u64,
+    /// Most exchanges (TPM mode) or requests (host-key mode) a minute of one registered key; each replica counts for
+    /// itself
     #[arg(long, env = "HGS_REQUESTS_PER_MINUTE_PER_KEY", default_value_t = MOST_STARTS,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_per_minute_per_key: u32,
-    /// Most requests a minute from one address; 0 for no limit
+    /// Most requests a minute from one address; 0 for no limit; each replica counts for itself
     #[arg(long, env = "HGS_REQUESTS_PER_MINUTE_PER_ADDRESS", default_value_t = 0)]
     pub requests_per_minute_per_address: u32,
     /// Addresses of proxies whose X-Forwarded-For counts, separated by commas
@@ -120,6 +127,7 @@ impl Default for Options {
             health_certificate_minutes: LIFETIME_MINUTES,
             signer_renewal_days: RENEWAL_DAYS,
             signer_suite: SignerSuite::Rsa,
+            signer_publish_hours: PUBLISH_HOURS,
             requests_per_minute_per_key: MOST_STARTS,
             requests_per_minute_per_address: 0,
             trusted_proxies: Vec::new(),
@@ -132,6 +140,8 @@ pub struct App {
     pub(crate) lifetime: Duration,
     pub(crate) renewal_ahead: Duration,
     signer_suite: Suite,
+    /// How long a signer is published before it signs.
+    pub(crate) publish_first: Duration,
     pub(crate) store: Store,
     pub(crate) audit: Audit,
     pub(crate) kek: Kek,
@@ -139,6 +149,8 @@ pub struct App {
     pub(crate) metrics: Metrics,
     /// Requests that work or wait; beyond it one is turned away at once.
     pub(crate) admitted: Semaphore,
+    /// Policies being tried on all hosts: half of the cores at most, so that attestations have the others.
+    pub(crate) trials: Semaphore,
     /// Requests of one address, where a limit is set.
     pub(crate) addresses: Option<Limiter<IpAddr>>,
     pub(crate) proxies: Vec<IpAddr>,
@@ -159,11 +171,18 @@ struct Gauges {
     late: Gauge,
 }
 
+/// Opens the database of `settings` and brings its tables up to date.
+pub async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
+    Ok(Store::new(
+        Database::open(&settings.database_url, &SQLITE, &POSTGRES).await?,
+    ))
+}
+
 /// Opens the database, makes the signer on the first start, and binds the listeners.
 pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) -> anyhow::Result<Bound> {
     let env = env.into();
-    let database = Database::open(&settings.database_url, &SQLITE, &POSTGRES).await?;
-    let store = Store::new(database.clone());
+    let store = open_store(settings).await?;
+    let database = store.database().clone();
     let lifetime = Duration::from_secs(options.health_certificate_minutes.saturating_mul(60));
     signers::remember_lifetime(&store, lifetime).await?;
     if !store.signers().await?.iter().any(|row| row.slot == Some(Slot::Active)) {
@@ -207,12 +226,14 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         lifetime,
         signer_suite: options.signer_suite.into(),
         renewal_ahead: Duration::from_secs(options.signer_renewal_days.saturating_mul(86_400)),
+        publish_first: Duration::from_secs(options.signer_publish_hours.saturating_mul(3600)),
         store,
         audit: Audit::start(database.clone(), &settings.kek, &env),
         kek: settings.kek.clone(),
         env: env.clone(),
         metrics: metrics.clone(),
         admitted: Semaphore::new(cores.saturating_mul(32)),
+        trials: Semaphore::new((cores / 2).max(1)),
         addresses: (limit > 0).then(|| Limiter::new(limit)),
         proxies: options.trusted_proxies.clone(),
         cache: Cache::default(),
@@ -584,6 +605,7 @@ fn record(subject: &Subject, decision: &Decision) -> serde_json::Value {
 const TOO_OFTEN: Refusal = Refusal::Unavailable("too many exchanges with this key in a minute");
 const LIFETIME_MINUTES: u64 = 480;
 const RENEWAL_DAYS: u64 = 60;
+const PUBLISH_HOURS: u64 = 9;
 const MOST_STARTS: u32 = 20;
 const HOUR: i64 = 3600;
 const STATE_LIFE: i64 = 120;

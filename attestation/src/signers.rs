@@ -1,6 +1,7 @@
-//! The life of attestation signers: a new one is made in good time and waits, an administrator registers it
-//! with key protection and says so, only then does it sign and is published; the old one stays published
-//! until the last health certificate that it signed has expired.
+//! The life of attestation signers: a new one is made in good time, is published at once and waits; an
+//! administrator registers it with key protection and says so, and only then does it sign, not before clients
+//! have had the time to see it published; the old one stays published until the last health certificate that
+//! it signed has expired.
 //!
 //! A signer is valid from the moment it is made, and all should be of one key type, RSA unless configured otherwise:
 //! a public client gives up at a list in which one is not yet valid or has another key type than the certificate
@@ -37,13 +38,34 @@ pub enum OpenError {
 /// A new signer for `slot` with a key of that suite, its key sealed.
 pub fn make(slot: Slot, suite: Suite, kek: &Kek, now: UnixTime, rng: &mut dyn Random) -> Result<SignerRow, IssueError> {
     let signer = AttestationSigner::generate_of(suite, now, rng)?;
-    let id = hex::encode(sha256(signer.certificate_der()));
     Ok(SignerRow {
-        sealed: Some(kek.seal(&purpose(&id), signer.expose_pkcs8(), rng)),
-        id,
         slot: Some(slot),
-        certificate: signer.certificate_der().to_vec(),
         made_at: now,
+        ..from_parts(Some(signer.expose_pkcs8()), signer.certificate_der(), kek, rng)?
+    })
+}
+
+/// The row of a signer from elsewhere, its private key (PKCS#8), where it is kept, sealed; in no slot.
+pub fn from_parts(
+    pkcs8: Option<&[u8]>,
+    certificate: &[u8],
+    kek: &Kek,
+    rng: &mut dyn Random,
+) -> Result<SignerRow, IssueError> {
+    let id = hex::encode(sha256(certificate));
+    let sealed = match pkcs8 {
+        Some(pkcs8) => {
+            let signer = AttestationSigner::from_parts(pkcs8, certificate)?;
+            Some(kek.seal(&purpose(&id), signer.expose_pkcs8(), rng))
+        }
+        None => None,
+    };
+    Ok(SignerRow {
+        id,
+        slot: None,
+        certificate: certificate.to_vec(),
+        sealed,
+        made_at: UnixTime(0),
         published_until: None,
     })
 }
@@ -84,6 +106,16 @@ pub fn renewal(rows: &[SignerRow], now: UnixTime, ahead: Duration) -> Renewal {
         (_, _, false, true) => Renewal::Due,
         _ => Renewal::NotDue,
     }
+}
+
+/// How many seconds the pending signer must still be published before it may sign: until clients that keep the
+/// list for `publish` have it. None are left once the active one has ended, since then nothing is lost.
+pub fn seconds_to_wait(pending: &SignerRow, active: Option<&SignerRow>, now: UnixTime, publish: Duration) -> i64 {
+    if active.is_none_or(|row| not_after(row) <= now) {
+        return 0;
+    }
+    let publish = i64::try_from(publish.as_secs()).unwrap_or(i64::MAX);
+    pending.made_at.plus_seconds(publish).seconds_since(now).max(0)
 }
 
 /// End of a signer's certificate; the beginning of time where it does not parse.
@@ -134,6 +166,8 @@ fn purpose(id: &str) -> String {
 
 const LONGEST_LIFETIME: &str = "longest-health-certificate-seconds";
 const LAG: Duration = Duration::from_secs(60);
+/// So many fit into one TLS record, beyond which a public client does not read.
+pub const MOST_PUBLISHED: usize = 5;
 /// With less life than this left, a renewal that waits is late.
 pub const LATE: Duration = Duration::from_secs(14 * 86_400);
 
@@ -183,6 +217,25 @@ mod tests {
         assert_eq!(renewal(&alone, days(14), AHEAD), Renewal::Late);
         assert_eq!(renewal(&both, end, AHEAD), Renewal::Expired);
         assert_eq!(renewal(&[], NOW, AHEAD), Renewal::Expired);
+        let waits = |now| seconds_to_wait(&both[1], Some(&active), now, Duration::from_secs(3600));
+        assert_eq!(
+            (waits(NOW), waits(NOW.plus_seconds(3599)), waits(NOW.plus_seconds(3600))),
+            (3600, 1, 0)
+        );
+        let fresh = SignerRow {
+            made_at: end,
+            ..both[1].clone()
+        };
+        let publish = Duration::from_secs(3600);
+        assert_eq!(
+            seconds_to_wait(&fresh, Some(&active), end, publish),
+            0,
+            "nothing is lost any more"
+        );
+        assert_eq!(
+            seconds_to_wait(&fresh, Some(&active), end.plus_seconds(-1), publish),
+            3601
+        );
         assert!(is_usable(&active, NOW) && !is_usable(&active, end));
         assert!(!is_usable(&active, NOW.plus_seconds(-7200)), "not yet valid");
     }

@@ -5,7 +5,7 @@ use actix_web::{
     web::{Data, Json, Path, ReqData},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hgs_protocol::{crypto::sha256, health::AttestationMode};
+use hgs_protocol::health::AttestationMode;
 use hgs_service::{audit, tokens::Holder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -184,10 +184,15 @@ pub(super) struct SignerView {
     published: bool,
     /// Of an old one, seconds since 1970
     published_until: Option<i64>,
+    /// Seconds since it was made, by the service's clock
+    age: i64,
+    /// Of a pending one, seconds for which it must still be published before it may sign
+    seconds_to_wait: Option<i64>,
 }
 
 impl SignerView {
-    fn of(row: &SignerRow, app: &App) -> SignerView {
+    fn of(row: &SignerRow, all: &[SignerRow], app: &App) -> SignerView {
+        let now = app.env.now();
         SignerView {
             state: match row.slot {
                 Some(Slot::Active) => "active",
@@ -197,44 +202,55 @@ impl SignerView {
             certificate: STANDARD.encode(&row.certificate),
             sha256: row.id.clone(),
             not_after: signers::not_after(row).to_string(),
-            published: row.is_published(app.env.now()),
+            published: row.is_published(now),
             published_until: row.published_until.map(|until| until.0),
+            age: now.seconds_since(row.made_at),
+            seconds_to_wait: (row.slot == Some(Slot::Pending)).then(|| to_wait(row, all, app)),
         }
     }
+}
+
+fn to_wait(pending: &SignerRow, all: &[SignerRow], app: &App) -> i64 {
+    let active = all.iter().find(|row| row.slot == Some(Slot::Active));
+    signers::seconds_to_wait(pending, active, app.env.now(), app.publish_first)
 }
 
 /// The signer that signs now
 #[utoipa::path(get, path = "/attestation-signer", responses((status = 200, body = SignerView)))]
 pub(super) async fn signer(app: Data<App>) -> Answer {
     let standing = app.standing().await?;
-    let der = standing.signer.certificate_der();
-    Ok(HttpResponse::Ok().json(SignerView {
-        state: "active",
-        certificate: STANDARD.encode(der),
-        sha256: hex::encode(sha256(der)),
-        not_after: standing.signer.not_after().to_string(),
-        published: true,
-        published_until: None,
-    }))
+    let rows = &standing.signers;
+    let active = rows.iter().find(|row| row.slot == Some(Slot::Active));
+    let active = active.ok_or_else(|| Problem::Missing("an active attestation signer".to_owned()))?;
+    Ok(HttpResponse::Ok().json(SignerView::of(active, rows, &app)))
 }
 
 /// All signers, newest first
 #[utoipa::path(get, path = "/attestation-signers", responses((status = 200, body = [SignerView])))]
 pub(super) async fn signers(app: Data<App>) -> Answer {
     let rows = app.store.signers().await?;
-    let rows: Vec<_> = rows.iter().map(|row| SignerView::of(row, &app)).collect();
+    let rows: Vec<_> = rows.iter().map(|row| SignerView::of(row, &rows, &app)).collect();
     Ok(HttpResponse::Ok().json(rows))
 }
 
-/// Make the next signer now; it waits until it is activated
+/// Make the next signer now; it is published, and waits until it is activated
 #[utoipa::path(post, path = "/attestation-signers", responses(
-    (status = 200, description = "the pending signer, new or not", body = SignerView)))]
+    (status = 200, description = "the pending signer, new or not", body = SignerView),
+    (status = 409, description = "as many are published already as clients can read", body = Refused)))]
 pub(super) async fn make_signer(app: Data<App>) -> Answer {
+    let rows = app.store.signers().await?;
+    let published = rows.iter().filter(|row| row.is_published(app.env.now())).count();
+    if published >= signers::MOST_PUBLISHED && !rows.iter().any(|row| row.slot == Some(Slot::Pending)) {
+        return Err(Problem::Conflict(format!(
+            "{published} signers are published, and clients read no more at a time: wait until an old one's last \
+             certificate has expired"
+        )));
+    }
     app.make_pending_signer().await?;
     let rows = app.store.signers().await?;
     let pending = rows.iter().find(|row| row.slot == Some(Slot::Pending));
     match pending {
-        Some(row) => Ok(HttpResponse::Ok().json(SignerView::of(row, &app))),
+        Some(row) => Ok(HttpResponse::Ok().json(SignerView::of(row, &rows, &app))),
         None => Err(Problem::Conflict(
             "another administrator activated it meanwhile; ask again".to_owned(),
         )),
@@ -246,6 +262,9 @@ pub(super) async fn make_signer(app: Data<App>) -> Answer {
 pub(super) struct Activation {
     /// Says that every KPS trusts this signer already; hosts get no keys otherwise
     registered_with_key_protection: bool,
+    /// Let it sign though clients may not have seen it published: some will refuse its certificates for hours
+    #[serde(default)]
+    at_once: bool,
 }
 
 /// Let the pending signer sign, once key protection trusts it
@@ -270,7 +289,7 @@ pub(super) async fn activate_signer(
     let row = rows.iter().find(|row| row.id == id);
     let row = row.ok_or_else(|| Problem::Missing(id.clone()))?;
     match row.slot {
-        Some(Slot::Active) => return Ok(HttpResponse::Ok().json(SignerView::of(row, &app))),
+        Some(Slot::Active) => return Ok(HttpResponse::Ok().json(SignerView::of(row, &rows, &app))),
         None => return Err(Problem::Conflict("an old signer does not come back".to_owned())),
         Some(Slot::Pending) => {}
     }
@@ -278,6 +297,13 @@ pub(super) async fn activate_signer(
         return Err(Problem::Conflict(
             "the pending signer is not within its dates: drop it and make another".to_owned(),
         ));
+    }
+    let wait = to_wait(row, &rows, &app);
+    if wait > 0 && !activation.at_once {
+        return Err(Problem::Conflict(format!(
+            "clients that keep the list of signers have not seen this one yet: it may sign in {wait} s, or now with \
+             at_once"
+        )));
     }
     let stays = signers::publish_after_retirement(&app.store, app.lifetime).await?;
     let until = now.plus_seconds(i64::try_from(stays.as_secs()).unwrap_or(i64::MAX));
@@ -293,7 +319,7 @@ pub(super) async fn activate_signer(
     let rows = app.store.signers().await?;
     let row = rows.iter().find(|row| row.id == id);
     let row = row.ok_or_else(|| Problem::Missing(id.clone()))?;
-    Ok(HttpResponse::Ok().json(SignerView::of(row, &app)))
+    Ok(HttpResponse::Ok().json(SignerView::of(row, &rows, &app)))
 }
 
 /// Drop a pending signer, or withdraw an old one before its time

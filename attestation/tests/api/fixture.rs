@@ -1,5 +1,7 @@
 //! A running service in a directory of its own, and a host with its TPM.
 
+use std::sync::Arc;
+
 use attestation::Options;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use guarded_host_sim::{
@@ -48,7 +50,8 @@ pub(crate) struct Service {
     pub(crate) reviewer: String,
     pub(crate) clock: Clock,
     pub(crate) client: reqwest::Client,
-    _dir: tempfile::TempDir,
+    args: ServiceArgs,
+    _dir: Arc<tempfile::TempDir>,
 }
 
 impl Service {
@@ -88,7 +91,8 @@ impl Service {
             admin_tokens: Some(tokens),
             ..ServiceArgs::default()
         };
-        let settings = change(dir.path(), args).resolve("attestation").unwrap();
+        let args = change(dir.path(), args);
+        let settings = args.clone().resolve("attestation").unwrap();
         let clock = Clock::system();
         let bound = attestation::start(&settings, &options, clock.clone()).await.unwrap();
         let (url, admin) = (bound.service_url.clone(), bound.admin_url.clone());
@@ -102,7 +106,8 @@ impl Service {
             reviewer,
             clock,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
-            _dir: dir,
+            args,
+            _dir: Arc::new(dir),
         }
     }
 
@@ -172,13 +177,11 @@ impl Service {
 
     /// As [`Service::replica`]; its URL and that of its admin listener.
     pub(crate) async fn replica_urls(&self) -> (String, String) {
-        let dir = self._dir.path();
-        let args = ServiceArgs {
-            data_dir: Some(dir.join("data")),
-            key_encryption_key_file: Some(dir.join("kek")),
-            admin_tokens: Some(dir.join("tokens")),
-            ..ServiceArgs::default()
-        };
+        self.started_as(self.args.clone()).await
+    }
+
+    /// Another process with the same tokens and clock; its URL and its administrators'.
+    pub(crate) async fn started_as(&self, args: ServiceArgs) -> (String, String) {
         let settings = args.resolve("attestation").unwrap();
         let bound = attestation::start(&settings, &Options::default(), self.clock.clone())
             .await
@@ -186,6 +189,26 @@ impl Service {
         let urls = (bound.service_url.clone(), bound.admin_url.clone());
         tokio::spawn(bound.run());
         urls
+    }
+
+    /// The same, spoken to at a replica.
+    pub(crate) fn at(&self, (url, admin): (String, String)) -> Service {
+        Service {
+            url,
+            tls_url: None,
+            admin,
+            token: self.token.clone(),
+            reviewer: self.reviewer.clone(),
+            clock: self.clock.clone(),
+            client: self.client.clone(),
+            args: self.args.clone(),
+            _dir: self._dir.clone(),
+        }
+    }
+
+    /// What it was started with.
+    pub(crate) fn args(&self) -> ServiceArgs {
+        self.args.clone()
     }
 
     /// Trusts the host's TPM maker under `NAME-0` and `NAME-1`.

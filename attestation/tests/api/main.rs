@@ -10,15 +10,18 @@ mod artefacts;
 mod attack_table;
 mod attacks;
 mod audit;
+mod backup;
 mod ca_trustlet;
 mod elliptic;
 mod fixture;
 mod host_keys;
 mod must;
+mod postgres;
 mod review;
 mod signers;
 mod tools;
 mod urls;
+mod what_if;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use fixture::{Host, Service, V1, V2, missing_tools};

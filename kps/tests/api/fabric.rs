@@ -39,6 +39,11 @@ impl Fabric {
     }
 
     pub(crate) async fn start_with(options: kps::Options) -> Fabric {
+        Fabric::start_over(options, None).await
+    }
+
+    /// Over this database; in the data directory where there is none.
+    pub(crate) async fn start_over(options: kps::Options, database_url: Option<String>) -> Fabric {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -50,6 +55,7 @@ impl Fabric {
             data_dir: Some(path("data")),
             key_encryption_key_file: Some(path("kek")),
             admin_tokens: Some(path("tokens")),
+            database_url,
             ..ServiceArgs::default()
         };
         let clock = Clock::system();

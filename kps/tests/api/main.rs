@@ -11,6 +11,7 @@ mod fabric;
 mod health;
 mod metadata;
 mod mutations;
+mod postgres;
 mod precedence;
 mod refusals;
 mod release;
