@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use guarded_host_sim::{agent, demo, fabric, machine, store};
+use guarded_host_sim::{agent, demo, fabric, gallery, machine, renew_signer, store};
 
 #[derive(Parser)]
 #[command(version, about = "Guarded hosts, simulated on real TPMs in software")]
@@ -18,6 +18,10 @@ enum Part {
     Demo(demo::DemoArgs),
     /// Makes what a fabric in containers needs before its parts start.
     Prepare(fabric::prepare::PrepareArgs),
+    /// Lists the boot logs that a host can take as its template, and what each shows.
+    Gallery(gallery::GalleryArgs),
+    /// Registers the pending attestation signer with key protection and lets it sign; for a timer.
+    RenewSigner(renew_signer::RenewSignerArgs),
     /// Runs one host: TPM, firmware, and the other parts as its children.
     Machine(machine::MachineArgs),
     /// The agent of a host. Started by its machine.
@@ -35,6 +39,8 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Part::Prepare(args) => fabric::prepare::run(&args)?,
+        Part::Gallery(args) => gallery::run(&args)?,
+        Part::RenewSigner(args) => renew_signer::run(&args)?,
         Part::Machine(args) => machine::run(&args)?,
         Part::Agent(args) => agent::run(args)?,
         Part::Store(args) => store::run(&args)?,

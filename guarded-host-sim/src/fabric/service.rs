@@ -180,6 +180,11 @@ impl Service {
         Ok(())
     }
 
+    /// URL of the administrators' listener, and an administrator's token.
+    pub fn administrator(&self) -> (&str, &str) {
+        (&self.admin_url, &self.token)
+    }
+
     /// Where the service keeps everything, its log included.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -283,7 +288,7 @@ impl Drop for Service {
 }
 
 /// A client that trusts `root` (PEM), if given, and nothing else, and asks no proxy.
-pub(super) fn http_client(seconds: u64, root: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+pub(crate) fn http_client(seconds: u64, root: Option<&Path>) -> anyhow::Result<reqwest::Client> {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(path) = root {
         let certificate = CertificateDer::from_pem_file(path);

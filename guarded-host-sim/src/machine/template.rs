@@ -7,7 +7,9 @@
 use hgs_protocol::{
     crypto::{RsaPublicKey, sha256},
     wire::{
-        boot_log::{Bank, BootLog, BootLogError, Event, EventType, PCR11_CAP, WBCL_SEPARATOR},
+        boot_log::{
+            Bank, BootLog, BootLogBuilder, BootLogError, Event, EventType, PCR11_CAP, PcrIndex, WBCL_SEPARATOR,
+        },
         sipa::{self, SiPolicy, Tag, id, transfer, unlock},
         uefi::{IMAGE_SECURITY_DATABASE, UefiVariable},
         vsm,
@@ -176,6 +178,51 @@ impl Script {
             });
         }
         records
+    }
+}
+
+impl Template {
+    /// True when the firmware measured the end of its phase, as every machine's does: other files may parse too.
+    pub fn firmware_phase(&self) -> bool {
+        self.records
+            .iter()
+            .any(|record| record.event_type == EventType::SEPARATOR)
+    }
+
+    /// What firmware says of itself in PCR 0 (EV_S_CRTM_VERSION), as far as it is text.
+    pub fn firmware(&self) -> Option<String> {
+        let version = self
+            .records
+            .iter()
+            .find(|record| record.event_type == EventType::S_CRTM_VERSION)?;
+        let wide = version
+            .data
+            .chunks_exact(2)
+            .filter_map(|two| two.try_into().ok().map(u16::from_le_bytes));
+        let wide = String::from_utf16(&wide.collect::<Vec<u16>>()).ok();
+        let narrow = String::from_utf8(version.data.clone()).ok();
+        let plain = |text: String| {
+            let text = text.trim_matches(['\0', ' ']).to_owned();
+            (!text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ')).then_some(text)
+        };
+        wide.and_then(plain).or_else(|| narrow.and_then(plain))
+    }
+}
+
+impl Script {
+    /// The log that a host of this script writes, with these VSM keys; no TPM is asked.
+    pub fn log(&self, keys: Option<(&RsaPublicKey, &RsaPublicKey)>) -> Vec<u8> {
+        let mut log = BootLogBuilder::new(self.locality);
+        for record in self.before.iter().cloned().chain(self.after(keys)) {
+            let Some(pcr) = PcrIndex::new(record.pcr) else {
+                continue;
+            };
+            match record.digest {
+                Some(digest) => log.measure_digest(pcr, record.event_type, digest, record.data),
+                None => log.measure(pcr, record.event_type, record.data),
+            };
+        }
+        log.finish()
     }
 }
 
@@ -480,10 +527,7 @@ const BLOCK_LIST: &str = "DriverSiPolicy.p7b";
 
 #[cfg(test)]
 mod tests {
-    use hgs_protocol::wire::{
-        boot_log::{BootLogBuilder, PcrIndex},
-        uefi::GLOBAL_VARIABLE,
-    };
+    use hgs_protocol::wire::uefi::GLOBAL_VARIABLE;
     use proptest::prelude::*;
 
     use super::*;
