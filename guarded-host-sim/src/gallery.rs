@@ -40,6 +40,8 @@ pub struct GalleryArgs {
 pub struct Exhibit {
     /// The log.
     pub file: PathBuf,
+    /// Who holds the platform key: the machine's maker as a rule; none where no certificate of it was measured.
+    pub maker: Option<String>,
     /// What the firmware says of itself, where that is text.
     pub firmware: Option<String>,
     /// `TPM 2.0, banks sha256, …` or `TPM 1.2`.
@@ -171,6 +173,7 @@ impl Judge<'_> {
             .script(&Dials::default(), AppliedDials::Changed, 1, "gallery")
             .remarks;
         Ok(Exhibit {
+            maker: template.platform_key_owner(),
             firmware: template.firmware(),
             tpm: match shown.format.as_str() {
                 "tcg2" => format!("TPM 2.0, banks {}", banks.join(" ")),
@@ -244,7 +247,8 @@ fn text(exhibit: &Exhibit) -> String {
     let mut lines = vec![
         exhibit.file.display().to_string(),
         format!(
-            "  {}; firmware {}; {}",
+            "  platform key of {}; {}; firmware {}; {}",
+            exhibit.maker.as_deref().unwrap_or("nobody that the log names"),
             exhibit.tpm,
             exhibit.firmware.as_deref().unwrap_or("without a version in text"),
             if exhibit.windows { "Windows" } else { "no Windows" }

@@ -8,6 +8,7 @@ use std::{
 
 use hgs_protocol::wire::{
     boot_log::{BootLogBuilder, EventType, PcrIndex},
+    sipa::{Tag, id, transfer},
     uefi::{GLOBAL_VARIABLE, UefiVariable},
 };
 use serde_json::{Value, json};
@@ -53,8 +54,27 @@ fn a_log_is_shown_as_it_was_and_in_order() {
         name: "SecureBoot".to_owned(),
         data: vec![0],
     };
-    log.measure(index(7), EventType::EFI_VARIABLE_DRIVER_CONFIG, secure_boot.encode());
-    for pcr in [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14] {
+    // The machine's maker owns the platform key: one list (28 bytes of header, 16 of owner) of one certificate.
+    let maker = rcgen::generate_simple_self_signed(vec!["maker.example".to_owned()]).unwrap();
+    let platform_key = UefiVariable {
+        guid: GLOBAL_VARIABLE,
+        name: "PK".to_owned(),
+        data: [&[0; 44], maker.cert.der().as_ref()].concat(),
+    };
+    for variable in [secure_boot, platform_key] {
+        log.measure(index(7), EventType::EFI_VARIABLE_DRIVER_CONFIG, variable.encode());
+    }
+    for pcr in 0..=7 {
+        log.separator(index(pcr));
+    }
+    log.tagged(
+        index(12),
+        [Tag::u32(
+            id::TRANSFER_CONTROL,
+            u32::try_from(transfer::OS_LOADER).unwrap(),
+        )],
+    );
+    for pcr in [11, 12, 13, 14] {
         log.separator(index(pcr));
     }
     std::fs::create_dir(dir.path().join("below")).unwrap();
@@ -67,6 +87,7 @@ fn a_log_is_shown_as_it_was_and_in_order() {
         (&one["firmware"], &one["facts"]["SecureBootEnabled"]),
         (&json!("1.2.3"), &json!(false))
     );
+    assert_eq!(one["maker"], "CN=rcgen self signed cert");
     assert_eq!(one["as_it_was"]["healthy"], false);
     assert!(
         one["as_it_was"]["fails"]

@@ -53,6 +53,7 @@ impl Drop for Stage {
 
 impl Stage {
     async fn set() -> Stage {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = short_private_dir().unwrap();
         let hgs = Hgs::start(&folder, None, &Vec::new()).unwrap();
         hgs.trust_signer().await.unwrap();
