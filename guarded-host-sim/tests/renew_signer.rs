@@ -14,7 +14,10 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use guarded_host_sim::{fabric::hgs::Hgs, swtpm::short_private_dir};
+use guarded_host_sim::{
+    fabric::{hgs::Hgs, service::Extras},
+    swtpm::short_private_dir,
+};
 use hgs_protocol::{
     crypto::RsaPrivateKey,
     env::{Clock, OsRandom, Random},
@@ -55,7 +58,7 @@ impl Stage {
     async fn set() -> Stage {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = short_private_dir().unwrap();
-        let hgs = Hgs::start(&folder, None, &Vec::new()).unwrap();
+        let hgs = Hgs::start(&folder, &Extras::default(), None).unwrap();
         hgs.trust_signer().await.unwrap();
         let (host, vsm) = (
             RsaPrivateKey::generate_2048().unwrap(),

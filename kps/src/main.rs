@@ -6,10 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use hgs_protocol::env::{Clock, Env};
 use hgs_service::{
-    audit_command::AuditCommand,
-    backup as file,
-    backup::PasswordFile,
-    lab_clock, settings::ServiceArgs, telemetry,
+    audit_command::AuditCommand, backup as file, backup::PasswordFile, lab_clock, settings::ServiceArgs, telemetry,
 };
 use kps::{
     backup,
