@@ -127,7 +127,7 @@ async fn a_p256_signer_signs_when_it_was_asked_for_and_so_does_its_successor() {
     let before = signer(&service).await;
     let (_, made) = service.admin_post("attestation-signers", &json!({})).await;
     let path = format!("attestation-signers/{}/activate", made["sha256"].as_str().unwrap());
-    let done = json!({ "registered_with_key_protection": true });
+    let done = json!({ "registered_with_key_protection": true, "at_once": true });
     assert_eq!(service.admin_post(&path, &done).await.0, 200);
     let after = signer(&service).await;
     assert_ne!(before, after);
