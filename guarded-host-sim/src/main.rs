@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use guarded_host_sim::{agent, demo, fabric, gallery, machine, renew_signer, store};
+use guarded_host_sim::{agent, demo, fabric, gallery, machine, renew_signer, store, vm};
 
 #[derive(Parser)]
 #[command(version, about = "Guarded hosts, simulated on real TPMs in software")]
@@ -22,6 +22,8 @@ enum Part {
     Gallery(gallery::GalleryArgs),
     /// Registers the pending attestation signer with key protection and lets it sign; for a timer.
     RenewSigner(renew_signer::RenewSignerArgs),
+    /// Changes a VM on the hosts' volume, as its owner.
+    Vm(vm::command::VmArgs),
     /// Runs one host: TPM, firmware, and the other parts as its children.
     Machine(machine::MachineArgs),
     /// The agent of a host. Started by its machine.
@@ -38,6 +40,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let good = demo::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Part::Vm(args) => vm::command::run(&args)?,
         Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Gallery(args) => gallery::run(&args)?,
         Part::RenewSigner(args) => renew_signer::run(&args)?,

@@ -17,7 +17,7 @@ use guarded_host_sim::{
 };
 use hgs_protocol::{
     env::{Clock, OsRandom, Random},
-    protector::{Guardian, KeyPair, KeyPurpose, suite::Suite},
+    protector::{Guardian, GuardianKeys, KeyPair, KeyPurpose, suite::Suite},
 };
 use serde_json::{Value, json};
 use support::Stage;
@@ -122,6 +122,58 @@ async fn a_vm_outlives_the_certificates_it_was_made_for_and_its_old_backup_needs
     put_back(&stage, &backup, &newest);
     let refused = start(&stage, &host).await.unwrap_err();
     assert!(refused.contains("is too old"), "{refused}");
+}
+
+/// As a person does it, and cut short at each commit point: the old protector counts, or the new one, and the VM starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owners_command_leaves_a_vm_that_starts_wherever_it_is_cut_short() {
+    let (mut stage, mut hosts) = Stage::set(&["host01"]).await;
+    let host = hosts.remove(0);
+    let rng: &mut dyn Random = &mut OsRandom;
+    let now = Clock::system().now();
+    let desk = stage.folder.0.join("desk");
+    fs::create_dir(&desk).unwrap();
+    let keys = [KeyPurpose::Signing, KeyPurpose::Encryption]
+        .map(|purpose| KeyPair::generate(Suite::Rsa, purpose, "Owner", now, rng).unwrap());
+    for (pair, file) in keys.iter().zip(["signing.pem", "encryption.pem"]) {
+        fs::write(desk.join(file), pem(pair)).unwrap();
+    }
+    let [signing, encryption] = keys;
+    let owner = Owner::with_keys(GuardianKeys::from_pairs("Owner", signing, encryption), &desk).unwrap();
+    fs::write(desk.join("hgs.xml"), stage.hgs.metadata().await.unwrap()).unwrap();
+    let hgs = guardian(&stage.hgs).await;
+    let name = VmName::parse("ledger").unwrap();
+    stage.vm = owner
+        .shield(&name, b"in the books", &hgs, &stage.volume, "host01", rng)
+        .unwrap();
+    on_and_off(&stage, &host).await;
+
+    let command = |thumbprint: &str, crash_at: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"));
+        command.args(["vm", "rekey", "ledger", "--owner-signing", "signing.pem"]);
+        command.args(["--owner-encryption", "encryption.pem", "--guardian", "hgs.xml"]);
+        command
+            .args(["--thumbprint", thumbprint, "--volume"])
+            .arg(&stage.volume_path);
+        command
+            .current_dir(&desk)
+            .env("LAB_CRASH_AT", crash_at)
+            .output()
+            .unwrap()
+    };
+    let thumbprint = hgs.encryption().thumbprint();
+    let before = stage.current();
+    let other = command("00", "");
+    let text = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && text.contains(&thumbprint), "{text}");
+    assert_eq!(stage.current(), before);
+    for (point, committed) in [("rekey:written", false), ("rekey:committed", true), ("", true)] {
+        let before = stage.current();
+        let done = command(&thumbprint, point);
+        assert_eq!(done.status.success(), point.is_empty(), "{done:?}");
+        assert_eq!(stage.current() != before, committed, "at {point}");
+        on_and_off(&stage, &host).await;
+    }
 }
 
 async fn start(stage: &Stage, host: &SimHost) -> Result<PoweredOn, String> {

@@ -3,6 +3,7 @@
 //! Nothing here talks to a service. The agent moves the files, the VBS store opens them; a
 //! transport key appears only in functions that the store (or the owner) calls.
 
+pub mod command;
 pub mod disk;
 pub mod fields;
 pub mod guest;

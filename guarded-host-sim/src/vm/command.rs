@@ -1,0 +1,107 @@
+//! `guarded-host-sim vm`: what an owner does to a VM on the hosts' volume.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, ensure};
+use hgs_protocol::{
+    env::Env,
+    protector::{GuardianKeys, KeyPair},
+};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
+
+use super::{VmName, rekey::rekey, volume::Volume};
+use crate::owner::Owner;
+
+/// A VM on the hosts' volume, as its owner changes it.
+#[derive(Debug, clap::Args)]
+pub struct VmArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Give a VM that is off a new protector with a new transport key.
+    ///
+    /// The old protector counts until the new one and the state sealed under its key are on the disk. Whoever could open
+    /// the old one still opens older copies of the VM.
+    Rekey(RekeyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct RekeyArgs {
+    /// The VM
+    name: VmName,
+    /// The hosts' shared volume
+    #[arg(long, value_name = "DIR")]
+    volume: PathBuf,
+    /// The owner's signing certificate and private key (PKCS#8), PEM
+    #[arg(long, value_name = "FILE")]
+    owner_signing: PathBuf,
+    /// The owner's encryption certificate and private key (PKCS#8), PEM
+    #[arg(long, value_name = "FILE")]
+    owner_encryption: PathBuf,
+    /// Metadata document of a guardian that may open the protector; may be repeated
+    #[arg(long = "guardian", value_name = "FILE", required = true)]
+    guardians: Vec<PathBuf>,
+    /// Thumbprint of a guardian's encryption certificate, as its administrator tells it; one for each guardian
+    #[arg(long = "thumbprint", value_name = "SHA1")]
+    thumbprints: Vec<String>,
+    /// How often a host may start the VM without contact, if the KPS allows as much; not signed. Without it, as before
+    #[arg(long, value_name = "N")]
+    max_offline_unwraps: Option<u32>,
+}
+
+/// Runs one verb.
+pub fn run(args: &VmArgs) -> anyhow::Result<()> {
+    match &args.verb {
+        Verb::Rekey(args) => run_rekey(args, &Env::system()),
+    }
+}
+
+fn run_rekey(args: &RekeyArgs, env: &Env) -> anyhow::Result<()> {
+    ensure!(args.volume.is_dir(), "there is no volume {}", args.volume.display());
+    let mut guardians = Vec::new();
+    for path in &args.guardians {
+        let document = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let imported = Owner::import_guardian(&document, "guardian").with_context(|| path.display().to_string())?;
+        let found = &imported.encryption_thumbprint;
+        ensure!(
+            args.thumbprints.iter().any(|given| given.eq_ignore_ascii_case(found)),
+            "the encryption certificate in {} has the thumbprint {found}: compare it with the one that the guardian's \
+             administrator tells you, then give it by --thumbprint",
+            path.display()
+        );
+        guardians.push(imported.guardian);
+    }
+    let owner = GuardianKeys::from_pairs(
+        "owner",
+        read_pair(&args.owner_signing)?,
+        read_pair(&args.owner_encryption)?,
+    );
+    let volume = Volume::open(&args.volume)?;
+    let wish = args.max_offline_unwraps;
+    let generation = rekey(&owner, &volume, &args.name, &guardians, wish, &mut env.rng())?;
+    println!(
+        "{} has a new protector, and its state is sealed under a new key (generation {generation}); backups from before \
+         open as before, for whoever has the keys of that time",
+        args.name
+    );
+    Ok(())
+}
+
+fn read_pair(path: &Path) -> anyhow::Result<KeyPair> {
+    let what = || {
+        format!(
+            "{} must hold a CERTIFICATE and its PRIVATE KEY (PKCS#8, unencrypted)",
+            path.display()
+        )
+    };
+    let text = zeroize::Zeroizing::new(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
+    let certificate = CertificateDer::from_pem_slice(&text).with_context(what)?;
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&text).with_context(what)?;
+    KeyPair::from_parts(key.secret_pkcs8_der(), &certificate).with_context(what)
+}
