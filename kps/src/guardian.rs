@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use hgs_protocol::{
     env::{Random, UnixTime},
     protector::{KeyPair, KeyPurpose, suite::Suite},
@@ -112,34 +112,6 @@ pub async fn make_first(store: &Store, vault: &Vault, now: UnixTime, rng: &mut d
         tracing::info!(kind = role.word(), "made the first certificate");
     }
     Ok(())
-}
-
-/// The certificate and private key of a PEM text or PFX bytes.
-pub fn read_pem(text: &str) -> anyhow::Result<KeyPair> {
-    use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
-    let certificate = CertificateDer::from_pem_slice(text.as_bytes())
-        .map_err(|_| anyhow::anyhow!("the PEM text holds no CERTIFICATE"))?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
-        .map_err(|_| anyhow::anyhow!("the PEM text holds no PRIVATE KEY in PKCS#8 form, unencrypted"))?;
-    Ok(KeyPair::from_parts(key.secret_pkcs8_der(), &certificate)?)
-}
-
-/// The one certificate with a private key in a PFX.
-pub fn read_pfx(bytes: &[u8], password: &str) -> anyhow::Result<KeyPair> {
-    let archive = p12_keystore::Pkcs12Archive::from_pkcs12(bytes, password)
-        .map_err(|_| anyhow::anyhow!("the PFX does not open: it is damaged, or the password is another"))?;
-    let [bag] = archive.keys.as_slice() else {
-        bail!(
-            "the PFX holds {} private keys, and exactly one is needed",
-            archive.keys.len()
-        );
-    };
-    // Which certificate belongs to the key, the key itself tells; a chain may come along.
-    archive
-        .certs
-        .iter()
-        .find_map(|certificate| KeyPair::from_parts(bag.key.as_der(), certificate.cert.as_der()).ok())
-        .context("the PFX holds no certificate of its private key (RSA of 2048 to 4096 bits, or P-256)")
 }
 
 fn row(role: Role, pair: &KeyPair, key: KeyPlace) -> StoredCertificate {

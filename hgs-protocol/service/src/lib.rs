@@ -1,5 +1,5 @@
-//! The shell that both services share: configuration, listeners, TLS, the administrator's token,
-//! sealed keys, backups, database pools, the audit chain, the lab's clock and logs.
+//! The shell that the services share, and with it the owner's tools: configuration, listeners, TLS, tokens,
+//! sealed keys, key files, backups, database pools, the audit chain, the lab's clock and logs.
 //!
 //! It touches everything and decides nothing of the protocols.
 
@@ -8,6 +8,7 @@ pub mod audit_command;
 pub mod backup;
 pub mod database;
 pub mod lab_clock;
+pub mod pair_files;
 pub mod sealed;
 pub mod serve;
 pub mod settings;

@@ -4,7 +4,7 @@
 use actix_web::{HttpResponse, web};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hgs_protocol::protector::{Certificate, suite::Suite};
-use hgs_service::{serve::problem, tokens::Holder};
+use hgs_service::{pair_files, serve::problem, tokens::Holder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -13,7 +13,6 @@ use zeroize::Zeroizing;
 use super::{Problem, normalise, record, refresh, unavailable};
 use crate::{
     App,
-    guardian::{read_pem, read_pfx},
     store::{Change, ChangeRefusal, KeyPlace, Role, StoredCertificate},
 };
 
@@ -264,12 +263,12 @@ fn make(app: &App, new: &NewCertificate) -> anyhow::Result<StoredCertificate> {
             );
             app.vault.make(role, suite, &generate.common_name, app.env.now(), rng)
         }
-        (None, Some(pem), None, None) => app.vault.seal(role, &read_pem(pem)?, rng),
+        (None, Some(pem), None, None) => app.vault.seal(role, &pair_files::from_pem(pem)?, rng),
         (None, None, Some(pfx), None) => {
             let bytes = STANDARD
                 .decode(pfx.data.trim())
                 .map_err(|_| anyhow::anyhow!("`pfx.data` is not base64"))?;
-            app.vault.seal(role, &read_pfx(&bytes, &pfx.password)?, rng)
+            app.vault.seal(role, &pair_files::from_pfx(&bytes, &pfx.password)?, rng)
         }
         (None, None, None, Some(token)) => {
             let certificate = STANDARD
