@@ -123,6 +123,11 @@ impl ChainedProtector {
         &self.protector
     }
 
+    /// The owner's wrapping.
+    pub(super) fn owner_wrapping(&self) -> Option<&Wrapping> {
+        self.protector.wrappings.get(self.chain.owner)
+    }
+
     /// The owner's signing certificate.
     pub fn owner(&self) -> Option<&Certificate> {
         self.chain
@@ -141,15 +146,10 @@ fn verify_chain(wrappings: &[Wrapping]) -> Result<Chain, WrappingError> {
     for ((wrapping, parent), (signing, encryption)) in wrappings.iter().zip(parents).zip(&certificates) {
         let fault = |fault| WrappingError { id: wrapping.id, fault };
         let (parent, _) = certificates.get(parent).ok_or(fault(WrappingFault::UnknownParent))?;
-        let vouched = &wrapping.signing_signature;
-        if !parent
-            .public_key()
-            .verify(vouched.algorithm, signing.der(), &vouched.value)
-        {
+        if !parent_signature_holds(wrapping, parent, signing) {
             return Err(fault(WrappingFault::SigningCertificateSignature));
         }
-        let own = &wrapping.encryption_signature;
-        if !signing.public_key().verify(own.algorithm, encryption.der(), &own.value) {
+        if !own_signature_holds(wrapping, signing, encryption) {
             return Err(fault(WrappingFault::EncryptionCertificateSignature));
         }
     }
@@ -157,6 +157,22 @@ fn verify_chain(wrappings: &[Wrapping]) -> Result<Chain, WrappingError> {
         certificates: certificates.into(),
         owner,
     })
+}
+
+/// Whether the key of `parent` signed the wrapping's signing certificate.
+pub(super) fn parent_signature_holds(wrapping: &Wrapping, parent: &Certificate, signing: &Certificate) -> bool {
+    let signature = &wrapping.signing_signature;
+    parent
+        .public_key()
+        .verify(signature.algorithm, signing.der(), &signature.value)
+}
+
+/// Whether the wrapping's own signing key signed its encryption certificate.
+pub(super) fn own_signature_holds(wrapping: &Wrapping, signing: &Certificate, encryption: &Certificate) -> bool {
+    let signature = &wrapping.encryption_signature;
+    signing
+        .public_key()
+        .verify(signature.algorithm, encryption.der(), &signature.value)
 }
 
 fn parse_certificates(wrapping: &Wrapping) -> Result<(Certificate, Certificate), WrappingError> {

@@ -19,24 +19,11 @@ impl KeyProtector {
         let (signing, _) = owner.primary().map_err(|_| ProtectorError::Refused)?;
         let owner_public = owner.guardian().map_err(|_| ProtectorError::Refused)?;
         let key = TransportKey::random(rng);
-        let mut wrappings = Vec::new();
-        for (id, guardian) in (1u32..).zip(std::iter::once(&owner_public).chain(guardians)) {
-            let (algorithm, value) = guardian.encryption_signature();
-            let (transport, transport_key) = wrap(&key, guardian.encryption().public_key(), rng)?;
-            wrappings.push(Wrapping {
-                id: WrappingId(id),
-                parent: OWNER,
-                signing_certificate: guardian.signing().der().to_vec(),
-                signing_signature: sign(signing, guardian.signing().der())?,
-                encryption_certificate: guardian.encryption().der().to_vec(),
-                encryption_signature: Signature {
-                    algorithm,
-                    value: value.to_vec(),
-                },
-                transport,
-                transport_key,
-            });
-        }
+        let guardians = std::iter::once(&owner_public).chain(guardians);
+        let wrappings = (1u32..)
+            .zip(guardians)
+            .map(|(id, guardian)| wrap_for(WrappingId(id), OWNER, guardian, signing, &key, rng))
+            .collect::<Result<Vec<_>, _>>()?;
         if wrappings.len() > super::MAX_WRAPPINGS {
             return Err(ProtectorError::TooManyWrappings);
         }
@@ -61,6 +48,32 @@ pub(super) fn seal(
         signer,
         wrappings,
         signed,
+    })
+}
+
+/// A whole wrapping for `guardian`, vouched for by `parent`, whose signing pair is `vouching`.
+pub(super) fn wrap_for(
+    id: WrappingId,
+    parent: WrappingId,
+    guardian: &Guardian,
+    vouching: &KeyPair,
+    key: &TransportKey,
+    rng: &mut dyn Random,
+) -> Result<Wrapping, ProtectorError> {
+    let (algorithm, value) = guardian.encryption_signature();
+    let (transport, transport_key) = wrap(key, guardian.encryption().public_key(), rng)?;
+    Ok(Wrapping {
+        id,
+        parent,
+        signing_certificate: guardian.signing().der().to_vec(),
+        signing_signature: sign(vouching, guardian.signing().der())?,
+        encryption_certificate: guardian.encryption().der().to_vec(),
+        encryption_signature: Signature {
+            algorithm,
+            value: value.to_vec(),
+        },
+        transport,
+        transport_key,
     })
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::{
     MAX_PROTECTOR, MAX_WRAPPINGS, NS_PROTECTOR,
+    guardian::Guardian,
     suite::{CONCAT_KDF, HMAC_SHA256, KeyTransport, MGF1_SHA256, SHA256, SignatureAlgorithm},
 };
 use crate::{
@@ -70,6 +71,18 @@ pub(super) struct Wrapping {
     pub(super) transport_key: Vec<u8>,
 }
 
+impl Wrapping {
+    pub(super) fn view(&self) -> WrappingView<'_> {
+        WrappingView {
+            id: self.id,
+            parent: self.parent,
+            signing_certificate: &self.signing_certificate,
+            encryption_certificate: &self.encryption_certificate,
+            transport: self.transport,
+        }
+    }
+}
+
 /// What a person or a log may be told about a wrapping.
 #[derive(Clone, Copy, Debug)]
 pub struct WrappingView<'p> {
@@ -81,6 +94,8 @@ pub struct WrappingView<'p> {
     pub signing_certificate: &'p [u8],
     /// DER of its encryption certificate, unchecked.
     pub encryption_certificate: &'p [u8],
+    /// How the transport key's content key was encrypted to it.
+    pub transport: KeyTransport,
 }
 
 /// A key protector as its document says: read, nothing in it verified.
@@ -205,12 +220,15 @@ impl KeyProtector {
 
     /// The wrappings in document order, for display.
     pub fn wrappings(&self) -> impl Iterator<Item = WrappingView<'_>> {
-        self.wrappings.iter().map(|w| WrappingView {
-            id: w.id,
-            parent: w.parent,
-            signing_certificate: &w.signing_certificate,
-            encryption_certificate: &w.encryption_certificate,
-        })
+        self.wrappings.iter().map(Wrapping::view)
+    }
+
+    /// The wrapping with both certificates of `guardian`.
+    pub fn wrapping_of(&self, guardian: &Guardian) -> Option<WrappingId> {
+        let same_certificates = |w: &&Wrapping| {
+            w.signing_certificate == guardian.signing().der() && w.encryption_certificate == guardian.encryption().der()
+        };
+        self.wrappings.iter().find(same_certificates).map(|w| w.id)
     }
 
     /// SHA-256 of the signed bytes: names this very set of wrappings in logs and audit rows.

@@ -5,10 +5,12 @@
 //! `OpenedProtector` one whose transport key is known and confirmed. Nobody can roll or release
 //! what is not opened.
 
+mod access;
 mod cache;
 mod chain;
 mod create;
 mod document;
+mod examine;
 mod guardian;
 mod metadata;
 mod open;
@@ -19,9 +21,11 @@ pub mod suite;
 mod tests;
 mod token;
 
+pub use access::{AccessError, Revoked};
 pub use cache::ChainCache;
 pub use chain::{ChainedProtector, VerifyError, WrappingError, WrappingFault};
 pub use document::{KeyProtector, ProtectorError, WrappingId, WrappingView};
+pub use examine::{Examination, ExaminedWrapping};
 pub use guardian::{Certificate, Guardian, GuardianError, GuardianKeys, KeyPair, KeyPurpose};
 pub use metadata::{Metadata, MetadataError};
 pub use open::{OpenError, OpenedProtector, RolledProtector};
@@ -44,6 +48,9 @@ pub fn fuzz_protector(bytes: &[u8]) {
     if let Ok(protector) = KeyProtector::parse(bytes) {
         let again = KeyProtector::parse(&protector.to_xml());
         assert!(again.is_ok(), "what was read can be written and read again");
-        let _ = protector.verify();
+        let examined = protector.examine();
+        let faultless = examined.is_faultless();
+        drop(examined);
+        assert_eq!(faultless, protector.verify().is_ok(), "one judgement, told in two ways");
     }
 }

@@ -95,9 +95,19 @@ fn sign(by: &GuardianKeys, message: &[u8]) -> Signature {
     }
 }
 
+/// The fault that verification stops at; examination names it too, of the same wrapping.
 fn fault(protector: KeyProtector) -> (u32, WrappingFault) {
-    match protector.verify() {
-        Err(VerifyError::Wrapping(error)) => (error.id.0, error.fault),
+    let examined = protector.examine();
+    let all: Vec<_> = examined
+        .wrappings
+        .iter()
+        .flat_map(|w| w.faults.iter().map(|fault| (w.view.id, *fault)))
+        .collect();
+    match protector.clone().verify() {
+        Err(VerifyError::Wrapping(error)) => {
+            assert!(all.contains(&(error.id, error.fault)), "{error}: {all:?}");
+            (error.id.0, error.fault)
+        }
         other => panic!("{other:?}"),
     }
 }
