@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use guarded_host_sim::{agent, demo, fabric, gallery, machine, renew_signer, store, vm};
+use guarded_host_sim::{
+    agent, demo, fabric, gallery, machine,
+    owner::{guardian_command, protector_command},
+    renew_signer, store, vm,
+};
 
 #[derive(Parser)]
 #[command(version, about = "Guarded hosts, simulated on real TPMs in software")]
@@ -24,6 +28,10 @@ enum Part {
     RenewSigner(renew_signer::RenewSignerArgs),
     /// Changes a VM on the hosts' volume, as its owner.
     Vm(vm::command::VmArgs),
+    /// A VM owner's guardians: make, import, export, list, show, remove.
+    Guardian(guardian_command::GuardianArgs),
+    /// A VM owner's key protectors: create, grant, revoke, inspect.
+    Protector(protector_command::ProtectorArgs),
     /// Runs one host: TPM, firmware, and the other parts as its children.
     Machine(machine::MachineArgs),
     /// The agent of a host. Started by its machine.
@@ -41,6 +49,8 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Part::Vm(args) => vm::command::run(&args)?,
+        Part::Guardian(args) => return guardian_command::run(args),
+        Part::Protector(args) => return protector_command::run(args),
         Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Gallery(args) => gallery::run(&args)?,
         Part::RenewSigner(args) => renew_signer::run(&args)?,

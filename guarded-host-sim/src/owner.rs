@@ -3,6 +3,14 @@
 //! The owner is one of the guardians of every protector made here and may open it at any time;
 //! nothing of this runs on a host.
 
+pub mod certificate;
+mod command;
+pub mod guardian_command;
+pub mod inspect;
+pub mod protector_command;
+pub mod store;
+pub mod trust;
+
 use std::path::{Path, PathBuf};
 
 use hgs_protocol::{
