@@ -467,16 +467,23 @@ fn a_protector_is_explained_and_a_bent_one_refused() {
                 .into_bytes(),
         ),
         (
+            "terminal",
+            whole
+                .replacen("xmldsig-more#rsa-sha256", "\u{9b}2J\u{202e}", 1)
+                .into_bytes(),
+        ),
+        (
             "other",
             b"<Metadata xmlns=\"http://schemas.microsoft.com/kps/2014/07\"/>".to_vec(),
         ),
         ("deep", "<a>".repeat(100_000).into_bytes()),
     ] {
         fs::write(desk.path(name), bytes).unwrap();
-        desk.refused(
+        let said = desk.refused(
             &format!("protector inspect {name}"),
-            &["cannot read", "not a valid document"],
+            &["cannot read", "the key protector"],
         );
+        assert!(!said.contains(['\u{9b}', '\u{202e}']), "{said}");
         desk.refused(
             &format!("protector grant {name} --guardian Elliptic --allow-untrusted-root"),
             &["cannot change"],

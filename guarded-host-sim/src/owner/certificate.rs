@@ -123,7 +123,8 @@ mod tests {
         let now = UnixTime(1_800_000_000);
         let pair = KeyPair::generate_signing("a\u{1b}[2Jb\u{202e}", now, &mut OsRandom).unwrap();
         let view = CertificateView::of(pair.certificate());
-        assert_eq!(view.subject, "CN=a\\u{1b}[2Jb\\u{202e}");
+        assert_eq!(view.subject, "CN=a\\1b[2Jb\\u{202e}");
+        assert_eq!(printable("\u{1b}[2J\u{9b}"), "\\u{1b}[2J\\u{9b}");
         assert!(view.self_signed && view.is_valid_at(now));
         assert!(!view.is_valid_at(UnixTime(1_000_000_000)));
         assert_eq!((view.suite, view.key.as_str()), ("A", "RSA-2048"));

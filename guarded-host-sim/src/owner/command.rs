@@ -11,7 +11,10 @@ use clap::Args;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::store::{GuardianStore, write_new};
+use super::{
+    certificate::printable,
+    store::{GuardianStore, write_new},
+};
 
 /// Where guardians are kept.
 #[derive(Args, Clone, Debug)]
@@ -85,6 +88,11 @@ pub(super) fn write_out(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<
         }
         other => other.with_context(|| format!("cannot write {}", path.display())),
     }
+}
+
+/// An error about what a stranger wrote, parts of which it may quote.
+pub(super) fn harmless(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("{}", printable(&error.to_string()))
 }
 
 /// Prints `value` as JSON if asked, else `text`.

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{
     certificate::CertificateView,
-    command::{PasswordArgs, StoreArgs, print, read_file, read_password, say, write_out},
+    command::{PasswordArgs, StoreArgs, harmless, print, read_file, read_password, say, write_out},
     store::{GuardianName, StoreError, StoredGuardian},
     trust::TrustArgs,
 };
@@ -235,7 +235,9 @@ fn import(args: &ImportArgs, now: UnixTime) -> anyhow::Result<()> {
     let name = GuardianName::parse(&args.name)?;
     let document = read_file(&args.file, LONGEST_DOCUMENT)?;
     let what = || format!("cannot import {}", args.file.display());
-    let metadata = Metadata::import(&document, name.as_str()).with_context(what)?;
+    let metadata = Metadata::import(&document, name.as_str())
+        .map_err(harmless)
+        .with_context(what)?;
     let text = GuardianView::of(&name, &metadata, false).text(now)?;
     if let Err(distrusted) = args.trust.rules()?.check(metadata.guardian(), now) {
         // Whoever is to compare thumbprints needs both, also where the first is already refused.

@@ -11,11 +11,11 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use hgs_protocol::{
     env::Env,
-    protector::{GuardianKeys, KeyProtector, MAX_PROTECTOR, OpenedProtector, WrappingId},
+    protector::{ChainedProtector, GuardianKeys, KeyProtector, MAX_PROTECTOR, OpenedProtector, WrappingId},
 };
 
 use super::{
-    command::{PasswordArgs, StoreArgs, print, read_file, say, write_out},
+    command::{PasswordArgs, StoreArgs, harmless, print, read_file, say, write_out},
     inspect::{Inspection, Opening},
     store::{GuardianName, GuardianStore, StoredGuardian, replace},
     trust::TrustArgs,
@@ -219,7 +219,9 @@ fn inspect(args: &InspectArgs, env: &Env) -> anyhow::Result<ExitCode> {
     // Nobody's key is used on a protector that services refuse, so SHA-1 is only looked at.
     let bytes = read_file(&args.file, MAX_PROTECTOR)?;
     let what = || format!("cannot read {}", args.file.display());
-    let protector = KeyProtector::parse_allowing_sha1(&bytes).with_context(what)?;
+    let protector = KeyProtector::parse_allowing_sha1(&bytes)
+        .map_err(harmless)
+        .with_context(what)?;
     let mut guardians = Vec::new();
     for entry in store.list()? {
         match entry {
@@ -259,10 +261,7 @@ impl ChangeArgs {
     fn open(&self, file: &Path, env: &Env) -> anyhow::Result<(OpenedProtector, GuardianKeys)> {
         let what = || format!("cannot change {}", file.display());
         let bytes = read_file(file, MAX_PROTECTOR)?;
-        let chained = KeyProtector::parse(&bytes)
-            .with_context(what)?
-            .verify()
-            .with_context(what)?;
+        let chained = verify(&bytes).with_context(what)?;
         let store = self.access.store.store();
         let owner = match &self.owner {
             Some(name) => find(&store, name)?,
@@ -290,7 +289,12 @@ impl ChangeArgs {
 }
 
 fn open(bytes: &[u8], keys: &GuardianKeys, env: &Env) -> anyhow::Result<OpenedProtector> {
-    Ok(KeyProtector::parse(bytes)?.verify()?.open(keys, &mut env.rng())?)
+    Ok(verify(bytes)?.open(keys, &mut env.rng())?)
+}
+
+fn verify(bytes: &[u8]) -> anyhow::Result<ChainedProtector> {
+    let protector = KeyProtector::parse(bytes).map_err(harmless)?;
+    protector.verify().map_err(harmless)
 }
 
 fn find(store: &GuardianStore, name: &str) -> anyhow::Result<StoredGuardian> {
