@@ -10,7 +10,7 @@ use hgs_protocol::{
     env::Env,
     protector::{GuardianKeys, KeyPair},
 };
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
+use hgs_service::pair_files;
 
 use super::{VmName, rekey::rekey, volume::Volume};
 use crate::owner::Owner;
@@ -94,14 +94,7 @@ fn run_rekey(args: &RekeyArgs, env: &Env) -> anyhow::Result<()> {
 }
 
 fn read_pair(path: &Path) -> anyhow::Result<KeyPair> {
-    let what = || {
-        format!(
-            "{} must hold a CERTIFICATE and its PRIVATE KEY (PKCS#8, unencrypted)",
-            path.display()
-        )
-    };
-    let text = zeroize::Zeroizing::new(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
-    let certificate = CertificateDer::from_pem_slice(&text).with_context(what)?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(&text).with_context(what)?;
-    KeyPair::from_parts(key.secret_pkcs8_der(), &certificate).with_context(what)
+    let text = fs::read_to_string(path).map(zeroize::Zeroizing::new);
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    pair_files::from_pem(&text).with_context(|| format!("cannot use {}", path.display()))
 }

@@ -5,7 +5,7 @@ use std::fs;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use guarded_host_sim::fabric::Fabric;
 use hgs_protocol::{
-    crypto::RsaPrivateKey,
+    crypto::{PublicKey, RsaPrivateKey},
     env::{Clock, OsRandom},
     health::{AttestationMode, AttestationSigner, CertificateKind, DEFAULT_LIFETIME, HealthCertificateRequest},
     protector::{KeyProtector, open_release},
@@ -27,7 +27,7 @@ async fn a_service_opens_what_its_owner_made_and_not_what_was_revoked() {
     hgs.kps.admin_post("attestation-signers", &body).await.unwrap();
     let host = RsaPrivateKey::generate_2048().unwrap();
     let health = HealthCertificateRequest {
-        key: host.public().clone(),
+        key: PublicKey::Rsa(host.public().clone()),
         kind: CertificateKind::Encryption,
         mode: AttestationMode::HostKey,
         policies: vec![],
