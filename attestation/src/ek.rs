@@ -47,9 +47,7 @@ impl EndorsementKey {
 
     /// The key that a certificate names. Nothing is said about who signed it.
     pub fn from_certificate(der: &[u8]) -> Result<EndorsementKey, EndorsementKeyError> {
-        let certificate = ParsedCertificate::parse(der).map_err(|_| EndorsementKeyError::Certificate)?;
-        certificate
-            .rsa_key()
+        ParsedCertificate::rsa_key_of(der)
             .map(EndorsementKey)
             .ok_or(EndorsementKeyError::Certificate)
     }

@@ -5,8 +5,9 @@
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use hgs_protocol::{crypto::RsaPublicKey, env::UnixTime};
 use x509_parser::{
-    certificate::X509Certificate,
+    certificate::{X509Certificate, X509CertificateParser},
     extensions::{GeneralName, ParsedExtension},
+    nom::Parser as _,
     prelude::FromDer,
     public_key::PublicKey,
 };
@@ -64,12 +65,23 @@ pub enum CertificateError {
 }
 
 impl ParsedCertificate {
+    /// The RSA key that a certificate names, and nothing else of it: each trip of an exchange repeats the
+    /// certificate, and only the key decides who speaks. None where [`ParsedCertificate::parse`] finds no key.
+    pub fn rsa_key_of(bytes: &[u8]) -> Option<RsaPublicKey> {
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let (rest, certificate) = parser.parse(bytes).ok()?;
+        only_filler(rest).ok()?;
+        let spki = certificate.public_key();
+        let named = spki.algorithm.algorithm.to_id_string();
+        RSA_KEYS
+            .contains(&named.as_str())
+            .then(|| components(spki.subject_public_key.as_ref()))?
+    }
+
     /// From DER, possibly with the filler (00 or FF) behind it that a TPM's memory leaves.
     pub fn parse(bytes: &[u8]) -> Result<ParsedCertificate, CertificateError> {
         let (rest, certificate) = X509Certificate::from_der(bytes).map_err(|_| CertificateError::Form)?;
-        if !(rest.iter().all(|byte| *byte == 0) || rest.iter().all(|byte| *byte == 0xFF)) {
-            return Err(CertificateError::Trailing(rest.len()));
-        }
+        only_filler(rest)?;
         let validity = certificate.validity();
         let spki = certificate.public_key();
         let curve = || {
@@ -177,11 +189,6 @@ impl ParsedCertificate {
         }
     }
 
-    /// The key, when it is RSA within our limits of size and exponent.
-    pub fn rsa_key(&self) -> Option<RsaPublicKey> {
-        matches!(self.key, Key::Rsa(_)).then(|| components(&self.key_bytes))?
-    }
-
     /// True when it may sign certificates.
     pub fn is_authority(&self) -> bool {
         self.authority == Some(true) && self.usage.is_none_or(|usage| usage.signs_certificates)
@@ -218,6 +225,13 @@ impl ParsedCertificate {
     pub(super) fn signature_algorithm_name(&self) -> String {
         let known = SIGNATURES.iter().find(|(id, _)| *id == self.algorithm);
         known.map_or_else(|| self.algorithm.clone(), |(_, name)| (*name).to_owned())
+    }
+}
+
+fn only_filler(rest: &[u8]) -> Result<(), CertificateError> {
+    match rest.iter().all(|byte| *byte == 0) || rest.iter().all(|byte| *byte == 0xFF) {
+        true => Ok(()),
+        false => Err(CertificateError::Trailing(rest.len())),
     }
 }
 

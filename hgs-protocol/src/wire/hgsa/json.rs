@@ -155,16 +155,30 @@ impl Writer {
         self
     }
 
-    pub(super) fn bytes(self, name: &str, bytes: &[u8]) -> Writer {
-        self.member(name, STANDARD.encode(bytes))
+    pub(super) fn bytes(mut self, name: &str, bytes: &[u8]) -> Writer {
+        self.text.push_str(&format!(",\"{name}\":"));
+        self.base64(bytes);
+        self
     }
 
-    pub(super) fn tuples<K: Copy>(self, name: &str, items: &[(K, Vec<u8>)], code: impl Fn(K) -> u64) -> Writer {
-        let tuples: Vec<Value> = items
-            .iter()
-            .map(|(kind, bytes)| serde_json::json!({ "m_Item1": code(*kind), "m_Item2": STANDARD.encode(bytes) }))
-            .collect();
-        self.member(name, tuples)
+    pub(super) fn tuples<K: Copy>(mut self, name: &str, items: &[(K, Vec<u8>)], code: impl Fn(K) -> u64) -> Writer {
+        self.text.push_str(&format!(",\"{name}\":["));
+        for (index, (kind, bytes)) in items.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            self.text
+                .push_str(&format!("{comma}{{\"m_Item1\":{},\"m_Item2\":", code(*kind)));
+            self.base64(bytes);
+            self.text.push('}');
+        }
+        self.text.push(']');
+        self
+    }
+
+    /// Base64 needs no escapes, so it goes past the JSON library: boot logs are long.
+    fn base64(&mut self, bytes: &[u8]) {
+        self.text.push('"');
+        STANDARD.encode_string(bytes, &mut self.text);
+        self.text.push('"');
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
