@@ -10,7 +10,7 @@ use aws_lc_rs::{
         KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPrivateDecryptingKey,
         OaepPublicEncryptingKey, PrivateDecryptingKey, PublicEncryptingKey,
     },
-    signature::{self, KeyPair as _, RsaKeyPair, UnparsedPublicKey},
+    signature::{self, KeyPair as _, RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey},
 };
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
@@ -122,19 +122,24 @@ impl RsaPublicKey {
 
     /// True when `signature` is a PKCS#1 v1.5 SHA-256 signature of `message` by this key.
     pub fn verify_pkcs1_sha256(&self, message: &[u8], signature: &[u8]) -> bool {
-        let der = self.pkcs1_der();
-        UnparsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, &der)
-            .verify(message, signature)
+        self.components()
+            .verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature)
             .is_ok()
     }
 
     /// True when `signature` is an RSASSA-PSS signature of `message` by this key: SHA-256, MGF1 with
     /// SHA-256, salt of 32 bytes.
     pub fn verify_pss_sha256(&self, message: &[u8], signature: &[u8]) -> bool {
-        let der = self.pkcs1_der();
-        UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA256, &der)
-            .verify(message, signature)
+        self.components()
+            .verify(&signature::RSA_PSS_2048_8192_SHA256, message, signature)
             .is_ok()
+    }
+
+    fn components(&self) -> RsaPublicKeyComponents<&[u8]> {
+        RsaPublicKeyComponents {
+            n: &self.modulus,
+            e: &self.exponent,
+        }
     }
 
     /// RSAES-OAEP, SHA-256 digest and MGF1, with `label` (empty for none).

@@ -5,11 +5,12 @@
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use hgs_protocol::{crypto::RsaPublicKey, env::UnixTime};
 use x509_parser::{
-    certificate::{X509Certificate, X509CertificateParser},
+    asn1_rs::{Any, Class},
+    certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension},
-    nom::Parser as _,
     prelude::FromDer,
     public_key::PublicKey,
+    x509::SubjectPublicKeyInfo,
 };
 
 /// What the walk needs of a certificate, out of the bytes.
@@ -68,13 +69,19 @@ impl ParsedCertificate {
     /// The RSA key that a certificate names, and nothing else of it: each trip of an exchange repeats the
     /// certificate, and only the key decides who speaks. None where [`ParsedCertificate::parse`] finds no key.
     pub fn rsa_key_of(bytes: &[u8]) -> Option<RsaPublicKey> {
-        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
-        let (rest, certificate) = parser.parse(bytes).ok()?;
+        let (rest, certificate) = Any::from_der(bytes).ok()?;
         only_filler(rest).ok()?;
-        let spki = certificate.public_key();
-        let named = spki.algorithm.algorithm.to_id_string();
+        let (_, signed) = Any::from_der(certificate.data).ok()?;
+        // Version (not in version 1), serial number, signature algorithm, issuer, validity, subject: RFC 5280
+        // section 4.1.
+        let (mut rest, first) = Any::from_der(signed.data).ok()?;
+        let before_key = if first.class() == Class::ContextSpecific { 5 } else { 4 };
+        for _ in 0..before_key {
+            (rest, _) = Any::from_der(rest).ok()?;
+        }
+        let (_, spki) = SubjectPublicKeyInfo::from_der(rest).ok()?;
         RSA_KEYS
-            .contains(&named.as_str())
+            .contains(&spki.algorithm.algorithm.to_id_string().as_str())
             .then(|| components(spki.subject_public_key.as_ref()))?
     }
 

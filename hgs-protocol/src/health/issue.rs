@@ -8,7 +8,7 @@ use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, DnVal
 use x509_cert::{
     Certificate,
     der::{
-        Any, DateTime, Decode, Encode,
+        Any, AnyRef, DateTime, Decode, Encode, SliceReader,
         asn1::{ObjectIdentifier, OctetString},
     },
     ext::pkix::{
@@ -78,6 +78,8 @@ pub struct HealthCertificateRequest {
 pub struct AttestationSigner {
     pub(super) key: PrivateKey,
     certificate: Certificate,
+    /// Its subject, which stands as issuer in what it signs.
+    subject: Vec<u8>,
     der: Vec<u8>,
 }
 
@@ -131,6 +133,7 @@ impl AttestationSigner {
         subject_key_identifier(&certificate).ok_or(IssueError::SignerCertificate)?;
         Ok(AttestationSigner {
             key,
+            subject: certificate.tbs_certificate.subject.to_der()?,
             certificate,
             der: der.to_vec(),
         })
@@ -216,8 +219,7 @@ impl AttestationSigner {
         let issuer = Issuer::new(names, CertificateSigner::new(&self.key));
         let der = params.signed_by(&SubjectKey::new(&ask.key), &issuer)?.der().to_vec();
         // The builder writes the issuer from a name of its own; it must be the signer's, byte for byte.
-        let written = Certificate::from_der(&der)?;
-        if written.tbs_certificate.issuer != signer.subject {
+        if issuer_name(&der)? != self.subject {
             return Err(IssueError::SignerCertificate);
         }
         Ok(der)
@@ -253,6 +255,19 @@ pub fn certificates_only(certificates: &[&[u8]]) -> Result<Vec<u8>, IssueError> 
         content: Any::from_der(&signed.to_der()?)?,
     };
     Ok(info.to_der()?)
+}
+
+/// The issuer's Name of a certificate as it stands there (RFC 5280 4.1): behind version, serial number and
+/// signature algorithm. The whole is not parsed, for this is read in each certificate issued.
+fn issuer_name(certificate: &[u8]) -> Result<Vec<u8>, IssueError> {
+    let whole = AnyRef::from_der(certificate)?;
+    let mut reader = SliceReader::new(whole.value())?;
+    let signed = AnyRef::decode(&mut reader)?;
+    let mut reader = SliceReader::new(signed.value())?;
+    for _ in 0..3 {
+        AnyRef::decode(&mut reader)?;
+    }
+    Ok(AnyRef::decode(&mut reader)?.to_der()?)
 }
 
 fn subject_key_identifier(certificate: &Certificate) -> Option<OctetString> {
