@@ -55,6 +55,10 @@ use hgs_protocol::{
 use hgs_service::database::Database;
 use rustix::time::{ClockId, clock_gettime};
 
+// As in the service.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const NOW: UnixTime = UnixTime(1_790_000_000);
 const ROUNDS: usize = 300;
 

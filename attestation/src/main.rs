@@ -13,6 +13,9 @@ use hgs_service::{
 use zeroize::Zeroizing;
 
 /// Host attestation of a guarded fabric (MS-HGSA).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -48,6 +48,10 @@ use hgs_service::{
 use kps::roll::{self, roll_transport_key};
 use rustix::time::{ClockId, clock_gettime};
 
+// As in the service.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// As long as the canonical wrappings of a protector with two of them, and as a certificate's signed part.
 const WRAPPINGS: [u8; 7000] = [7; 7000];
 const CERTIFICATE: [u8; 800] = [7; 800];

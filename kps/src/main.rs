@@ -16,6 +16,9 @@ use kps::{
 };
 use zeroize::Zeroizing;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(
     name = "kps",
