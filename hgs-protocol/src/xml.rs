@@ -5,6 +5,8 @@
 //! instructions inside the document element, white space other than a blank in attribute values.
 //! Knows no schema; the readers in `wire::kps` and `protector` name what they expect.
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bergshamra_c14n::C14nMode;
 use bergshamra_xml::NodeSet;
@@ -78,7 +80,10 @@ impl Xml {
             return Err(XmlError::Dtd);
         }
         // The parser normalises line ends everywhere but in CDATA sections.
-        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let text = match text.contains('\r') {
+            true => Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n")),
+            false => Cow::Borrowed(text),
+        };
         let document = Parser::new()
             .with_max_depth(MAX_DEPTH)
             .with_max_entity_expansion(limit)
@@ -239,7 +244,10 @@ impl<'d> Node<'d> {
     pub fn base64(self) -> Result<Vec<u8>, XmlError> {
         self.only_attributes(&[])?;
         let mut text = self.text()?;
-        text.retain(|c| !is_xml_space(c));
+        // Most base64 stands on one line, and it is most of a document.
+        if text.bytes().any(|byte| is_xml_space(char::from(byte))) {
+            text.retain(|c| !is_xml_space(c));
+        }
         STANDARD
             .decode(&text)
             .ok()
