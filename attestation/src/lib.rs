@@ -156,7 +156,7 @@ pub struct App {
     pub(crate) proxies: Vec<IpAddr>,
     cache: Cache,
     /// One permit per core: cryptographic work under way.
-    cores: Semaphore,
+    cores: Arc<Semaphore>,
     /// Exchanges and requests of one registered key.
     keys: Limiter<[u8; 32]>,
     state_keys: Mutex<HashMap<i64, Secret32>>,
@@ -237,7 +237,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         addresses: (limit > 0).then(|| Limiter::new(limit)),
         proxies: options.trusted_proxies.clone(),
         cache: Cache::default(),
-        cores: Semaphore::new(cores),
+        cores: Arc::new(Semaphore::new(cores)),
         keys: Limiter::new(options.requests_per_minute_per_key),
         state_keys: Mutex::default(),
         gauges,
@@ -374,7 +374,7 @@ impl App {
         mut story: impl FnMut(&App, &Issuing<'_>, &Standing) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let app = self.clone();
-        let _core = self.cores.acquire().await;
+        let core = self.cores.clone().acquire_owned().await;
         let done = web::block(move || {
             let issuing = Issuing {
                 signer: &standing.signer,
@@ -383,7 +383,10 @@ impl App {
                 mode: standing.mode,
                 denied: &standing.denied,
             };
-            story(&app, &issuing, &standing)
+            let outcome = story(&app, &issuing, &standing);
+            // The next one need not wait until the event loop has heard of this end.
+            drop(core);
+            outcome
         });
         done.await.map_err(|_| Refusal::Unavailable("shutting down"))
     }

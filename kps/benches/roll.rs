@@ -333,8 +333,12 @@ async fn over_http() {
             .default_service(web::to(move |body: web::Bytes| {
                 let (permits, stage) = (permits.clone(), stage.clone());
                 async move {
-                    let _permit = permits.acquire().await.unwrap();
-                    web::block(move || stage.primitives()).await.unwrap();
+                    let permit = permits.acquire_owned().await.unwrap();
+                    let work = move || {
+                        stage.primitives();
+                        drop(permit);
+                    };
+                    web::block(work).await.unwrap();
                     HttpResponse::Ok().body(body)
                 }
             }))

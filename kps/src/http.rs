@@ -93,6 +93,7 @@ async fn roll_transport_key(
 ) -> Result<HttpResponse, Refusal> {
     let version = version.ok_or(Refusal::Version)?;
     let _admitted = app.admitted.try_acquire().map_err(|_| Refusal::Unavailable)?;
+    let _row = app.audit.expect();
     let (ask, outcome) = on_a_core(&app, move |app| {
         let ask = RollTransportKeyRequest::parse(&body)?;
         let standing = app.current.get();
@@ -161,30 +162,46 @@ async fn on_a_core<T: Send + 'static>(
     app: &web::Data<App>,
     work: impl FnOnce(&App) -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    let _core = app.cores.acquire().await.map_err(|_| Refusal::Unavailable)?;
+    let core = app.cores.clone().acquire_owned().await;
+    let core = core.map_err(|_| Refusal::Unavailable)?;
     let app = app.clone();
-    web::block(move || work(&app)).await.map_err(|_| Refusal::Unavailable)
+    let work = move || {
+        let outcome = work(&app);
+        // The next one need not wait until the event loop has heard of this end.
+        drop(core);
+        outcome
+    };
+    web::block(work).await.map_err(|_| Refusal::Unavailable)
 }
 
 /// The audit row of a decision. Holds names of things, no key.
 fn decision(ask: &RollTransportKeyRequest, outcome: &Result<Release, Refusal>) -> Entry {
-    let host = HealthCertificate::parse(&ask.health_certificate).ok();
-    let (code, cause) = match outcome {
-        Ok(_) => ("Released", String::new()),
-        Err(refusal) => (refusal.reply().0, refusal.to_string()),
+    let hash = |bytes: &[u8]| hex::encode(sha256(bytes));
+    let (code, cause, egress, host) = match outcome {
+        Ok(release) => (
+            "Released",
+            String::new(),
+            Some(hash(&release.response.egress_protector)),
+            Some(release.health_certificate.clone()),
+        ),
+        Err(refusal) => {
+            let host = HealthCertificate::parse(&ask.health_certificate).ok();
+            (
+                refusal.reply().0,
+                refusal.to_string(),
+                None,
+                host.map(|host| host.serial()),
+            )
+        }
     };
-    let egress = outcome
-        .as_ref()
-        .ok()
-        .map(|release| hex::encode(sha256(&release.response.egress_protector)));
     Entry {
         kind: "key-release",
         once: None,
         body: serde_json::json!({
             "outcome": code,
             "cause": cause,
-            "healthCertificate": host.map(|certificate| certificate.serial()),
-            "ingressProtector": hex::encode(sha256(&ask.ingress_protector)),
+            "healthCertificate": host,
+            "ingressProtector": hash(&ask.ingress_protector),
             "egressProtector": egress,
         }),
     }

@@ -52,7 +52,7 @@ pub struct App {
     pub(crate) env: Env,
     pub(crate) metrics: Metrics,
     /// One permit per core: cryptographic work under way.
-    pub(crate) cores: Semaphore,
+    pub(crate) cores: Arc<Semaphore>,
     /// Requests that work or wait; beyond it a request is turned away at once.
     pub(crate) admitted: Semaphore,
 }
@@ -89,7 +89,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         audit: Audit::start(database.clone(), &settings.kek, &env),
         env: env.clone(),
         metrics: metrics.clone(),
-        cores: Semaphore::new(cores()),
+        cores: Arc::new(Semaphore::new(cores())),
         admitted: Semaphore::new(capacity()),
     }));
     let admin = app.clone();

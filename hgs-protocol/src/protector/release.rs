@@ -23,6 +23,8 @@ use crate::{
 pub struct Release {
     /// The response.
     pub response: RollTransportKeyResponse,
+    /// Serial number of the health certificate that it was made for, hex.
+    pub health_certificate: String,
 }
 
 /// Why a host could not read an answer.
@@ -97,6 +99,7 @@ pub fn seal_release_by(
     let wrapping_key = Secret32::random(rng);
     let payload = Payload::new(&[ingress.transport_key(), egress.transport_key()], max_offline_unwraps).encode(version);
     Ok(Release {
+        health_certificate: host.serial().to_owned(),
         response: RollTransportKeyResponse {
             egress_protector: egress.egress().to_xml(),
             encrypted_transfer_key: host.encryption_key().encrypt_key_by(transfer, &transfer_key, rng)?,
