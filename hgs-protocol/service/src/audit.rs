@@ -54,7 +54,7 @@ pub struct Audit {
     expected: Arc<AtomicUsize>,
 }
 
-/// A row is on its way: while this lives, a commit waits for it, though never longer than [`GATHERING`].
+/// A row is on its way: while this lives, a commit waits for it, though never longer than two milliseconds.
 #[must_use]
 pub struct Expected(Arc<AtomicUsize>);
 
