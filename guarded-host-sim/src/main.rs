@@ -32,12 +32,12 @@ enum Part {
     Guardian(guardian_command::GuardianArgs),
     /// A VM owner's key protectors: create, grant, revoke, inspect.
     Protector(protector_command::ProtectorArgs),
-    /// Runs one host: TPM, firmware, and the other parts as its children.
-    Machine(machine::MachineArgs),
-    /// The agent of a host. Started by its machine.
+    /// Runs one host until it is stopped: TPM and firmware, and the VBS store and the agent as its children.
+    Host(machine::HostArgs),
+    /// The agent of a host. Started by `host`.
     #[command(hide = true)]
     Agent(agent::AgentArgs),
-    /// The VBS store of a host. Started by its machine.
+    /// The VBS store of a host. Started by `host`.
     #[command(hide = true)]
     Store(store::StoreArgs),
 }
@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Gallery(args) => gallery::run(&args)?,
         Part::RenewSigner(args) => renew_signer::run(&args)?,
-        Part::Machine(args) => machine::run(&args)?,
+        Part::Host(args) => machine::run(&args)?,
         Part::Agent(args) => agent::run(args)?,
         Part::Store(args) => store::run(&args)?,
     }

@@ -118,7 +118,7 @@ async fn an_older_copy_gives_no_start_back() {
         .unwrap();
     down();
     // Which of its words a machine says last is open.
-    let log = fs::read_to_string(folder.join("machine.log")).unwrap_or_default();
+    let log = fs::read_to_string(folder.join("host.log")).unwrap_or_default();
     let store = fs::read_to_string(folder.join("store/store.log")).unwrap_or_default();
     let told = format!("{error:#}\n{log}\n{store}");
     assert!(told.contains("not the newest one"), "{told}");

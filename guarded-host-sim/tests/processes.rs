@@ -36,7 +36,7 @@ fn start(test: &str) -> Option<(Folder, Child)> {
     let folder = Folder(short_private_dir().unwrap());
     let_others_pass(&folder.0).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
-        .args(["machine", "--name", "host01", "--maker"])
+        .args(["host", "--name", "host01", "--maker"])
         .arg(folder.0.join("maker"))
         .arg("--dir")
         .arg(folder.0.join("host01"))

@@ -1,4 +1,4 @@
-//! One host of a fabric: its `machine` process, the lab's hand on its power button, and its agent
+//! One host of a fabric: its `host` process, the lab's hand on its power button, and its agent
 //! as an administrator of the host uses it.
 
 use std::{
@@ -58,9 +58,9 @@ impl SimHost {
         // The sockets of the host lie here, so that they go with the host's folder.
         let run = plan.folder.join("run");
         fs::create_dir_all(&run).with_context(|| format!("cannot create {}", plan.folder.display()))?;
-        let log = plan.folder.join("machine.log");
+        let log = plan.folder.join("host.log");
         let mut start = Plan::new(beside_this_program("guarded-host-sim")?, plan.folder)
-            .args(["machine", "--name", plan.name])
+            .args(["host", "--name", plan.name])
             .arg("--dir")
             .arg(plan.folder)
             .arg("--maker")
@@ -74,7 +74,7 @@ impl SimHost {
             start = start.env(name, value);
         }
         let mut child = start.arg("--").args(plan.agent).spawn()?;
-        let output = child.take_output().context("a machine without standard output")?;
+        let output = child.take_output().context("a host without standard output")?;
         let (line, output) = first_line(plan.name, output, &log)?;
         let agent_url = line
             .split(' ')
@@ -104,7 +104,7 @@ impl SimHost {
 
     /// Lets `watch` notice when the host ends without being told to.
     pub fn watch_by(&mut self, watch: &Watch) {
-        let log = self.folder.join("machine.log");
+        let log = self.folder.join("host.log");
         watch.add(&format!("host {}", self.name), self.process_id(), &log);
         self.watch = watch.clone();
     }
@@ -114,7 +114,7 @@ impl SimHost {
         &self.folder
     }
 
-    /// The process id of its machine, if it is a child of ours.
+    /// The process id of its daemon, if it is a child of ours.
     pub fn process_id(&self) -> Option<u32> {
         self.process.id()
     }
@@ -124,14 +124,14 @@ impl SimHost {
         match self.process.ended() {
             Ok(None) => None,
             Ok(Some(status)) => {
-                let last = last_words(&self.folder.join("machine.log"));
+                let last = last_words(&self.folder.join("host.log"));
                 Some(format!("host {} is down ({status}): {last}", self.name))
             }
             Err(e) => Some(e.to_string()),
         }
     }
 
-    /// Kills the host's machine, and with it everything of the host.
+    /// Kills the host's daemon, and with it everything of the host.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill()
     }

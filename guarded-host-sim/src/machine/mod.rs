@@ -1,5 +1,5 @@
-//! One host: the process that owns the TPM with its power button, is firmware and boot loader, and
-//! starts the VBS store and the agent.
+//! The machine of one host, run by the daemon `host`: it owns the TPM with its power button, is firmware
+//! and boot loader, and starts the VBS store and the agent.
 //!
 //! Boot order (the store's root key hangs on it): reset, measure the configuration, let the store
 //! unseal, measure counter and VSM keys, cap; only then does the agent get a TPM socket.
@@ -38,7 +38,7 @@ use crate::{
 
 /// One simulated host.
 #[derive(Clone, Debug, clap::Args)]
-pub struct MachineArgs {
+pub struct HostArgs {
     /// The host's name.
     #[arg(long)]
     pub name: String,
@@ -72,7 +72,7 @@ pub struct MachineArgs {
 }
 
 /// Runs the host until it is stopped (Ok) or something of it dies (an error).
-pub fn run(args: &MachineArgs) -> anyhow::Result<()> {
+pub fn run(args: &HostArgs) -> anyhow::Result<()> {
     let mut dials = match &args.dials {
         Some(path) => {
             let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -122,7 +122,7 @@ struct Running {
 }
 
 impl Machine {
-    fn assemble(args: &MachineArgs, dials: Dials) -> anyhow::Result<Machine> {
+    fn assemble(args: &HostArgs, dials: Dials) -> anyhow::Result<Machine> {
         let user = AgentUser::choose(args.agent_user);
         fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
         let dir = args.dir.canonicalize()?;

@@ -187,7 +187,7 @@ impl Service {
     /// Starts a host; `arguments` go to its machine.
     pub(crate) fn host(&self, name: &str, protocol: &str, arguments: &[&str]) -> Host {
         let mut child = Plan::new(env!("CARGO_BIN_EXE_guarded-host-sim"), &self.dir)
-            .args(["machine", "--name", name, "--dir", name, "--maker", "maker"])
+            .args(["host", "--name", name, "--dir", name, "--maker", "maker"])
             .args(arguments)
             .args(["--", "--attestation-url", "http://hgs.bastion.local/Attestation"])
             .args(["--protocol", protocol, "--names"])
