@@ -31,8 +31,8 @@ pub use metadata::{Metadata, MetadataError};
 pub use open::{OpenError, OpenedProtector, RolledProtector};
 pub use payload::{Payload, PayloadError, PayloadVersion};
 pub use release::{
-    OpenedRelease, OpensTransferKey, Release, ReleaseError, RollError, check_roll, open_release, seal_release,
-    seal_release_by,
+    OpenedRelease, OpensTransferKey, Release, ReleaseError, RollError, check_roll, open_release, seal_for_oneself,
+    seal_release, seal_release_by,
 };
 pub use token::TokenKey;
 

@@ -12,7 +12,7 @@ use super::{
     suite::{KeyTransport, PrivateKey},
 };
 use crate::{
-    crypto::{CryptoError, RsaPrivateKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, same},
+    crypto::{CryptoError, PublicKey, RsaPrivateKey, gcm_open, gcm_seal, kw_unwrap, kw_wrap, same},
     env::Random,
     health::CertifiedHost,
     secret::{Secret32, TransportKey},
@@ -95,17 +95,47 @@ pub fn seal_release_by(
     max_offline_unwraps: u32,
     rng: &mut dyn Random,
 ) -> Result<Release, CryptoError> {
+    Ok(Release {
+        health_certificate: host.serial().to_owned(),
+        response: seal_keys(
+            host.encryption_key(),
+            transfer,
+            (ingress, egress),
+            version,
+            max_offline_unwraps,
+            rng,
+        )?,
+    })
+}
+
+/// The answer of a host in local mode to itself: seals both keys of a roll for its own VSM key, which nobody has
+/// attested. It allows no offline start. Whoever calls this has the keys of a guardian of its own; a service never does.
+pub fn seal_for_oneself(
+    vsm_key: &PublicKey,
+    ingress: &OpenedProtector,
+    egress: &RolledProtector,
+    rng: &mut dyn Random,
+) -> Result<RollTransportKeyResponse, CryptoError> {
+    let keys = (ingress, egress);
+    seal_keys(vsm_key, vsm_key.key_transport(), keys, PayloadVersion::V2, 0, rng)
+}
+
+fn seal_keys(
+    key: &PublicKey,
+    transfer: KeyTransport,
+    (ingress, egress): (&OpenedProtector, &RolledProtector),
+    version: PayloadVersion,
+    max_offline_unwraps: u32,
+    rng: &mut dyn Random,
+) -> Result<RollTransportKeyResponse, CryptoError> {
     let transfer_key = Secret32::random(rng);
     let wrapping_key = Secret32::random(rng);
     let payload = Payload::new(&[ingress.transport_key(), egress.transport_key()], max_offline_unwraps).encode(version);
-    Ok(Release {
-        health_certificate: host.serial().to_owned(),
-        response: RollTransportKeyResponse {
-            egress_protector: egress.egress().to_xml(),
-            encrypted_transfer_key: host.encryption_key().encrypt_key_by(transfer, &transfer_key, rng)?,
-            encrypted_wrapping_key: kw_wrap(&transfer_key, &wrapping_key)?,
-            encrypted_transport_keys: gcm_seal(&wrapping_key, b"", &payload, rng),
-        },
+    Ok(RollTransportKeyResponse {
+        egress_protector: egress.egress().to_xml(),
+        encrypted_transfer_key: key.encrypt_key_by(transfer, &transfer_key, rng)?,
+        encrypted_wrapping_key: kw_wrap(&transfer_key, &wrapping_key)?,
+        encrypted_transport_keys: gcm_seal(&wrapping_key, b"", &payload, rng),
     })
 }
 
