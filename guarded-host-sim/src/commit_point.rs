@@ -1,11 +1,11 @@
-//! Commit points: the instants of a power-on, a migration and a re-key at which a test ends a process.
+//! Commit points: the instants of an operation on a VM at which a test ends a process.
 //!
 //! Each is named where it stands in the code. With `LAB_CRASH_AT=<name>` in its environment a
 //! process kills itself there, as a power cut would; without it a commit point does nothing.
 
 /// Every commit point, in the order in which an operation passes them. A test holds this list
 /// against the source and ends an operation at each.
-pub const COMMIT_POINTS: [(&str, &str); 16] = [
+pub const COMMIT_POINTS: [(&str, &str); 35] = [
     ("power-on:attested", "agent: the health certificate is at hand"),
     ("power-on:rolled", "agent: the KPS has answered, nothing is written"),
     (
@@ -55,6 +55,58 @@ pub const COMMIT_POINTS: [(&str, &str); 16] = [
         "owner: the new protector and state are durable, not committed",
     ),
     ("rekey:committed", "owner: the new protector counts"),
+    (
+        "power-off:stopped",
+        "store: the guest has ended, its state is in memory",
+    ),
+    (
+        "power-off:written",
+        "agent: the state after the end is durable, not committed",
+    ),
+    ("power-off:committed", "agent: the VM is off"),
+    ("save:suspended", "store: the guest is suspended and sealed"),
+    ("save:written", "agent: state and memory are durable, not committed"),
+    ("save:committed", "agent: the VM is saved, its keys are still here"),
+    (
+        "resume:resumed",
+        "store: a saved guest runs again (before that as a power-on)",
+    ),
+    ("reset:cut", "store: the vTPM is reset, the guest does not run"),
+    (
+        "checkpoint:taken",
+        "store: a checkpoint is sealed, and the guest, if it ran, suspended",
+    ),
+    (
+        "checkpoint:written",
+        "agent: a running VM's checkpoint and state are durable, not committed",
+    ),
+    (
+        "checkpoint:committed",
+        "agent: a running VM's checkpoint counts, the guest does not go on yet",
+    ),
+    (
+        "change:written",
+        "agent: what a change of a stopped VM makes is durable, not committed",
+    ),
+    (
+        "change:committed",
+        "agent: the change counts, the store has the VM's keys",
+    ),
+    (
+        "files:written",
+        "agent: another protector, or a state without memory, is durable, not committed",
+    ),
+    ("files:committed", "agent: it counts"),
+    (
+        "export:copied",
+        "agent: the copy is durable under a name that nothing reads",
+    ),
+    ("export:committed", "agent: the exported VM is there"),
+    (
+        "import:copied",
+        "agent: the copy is durable under a name that nothing reads",
+    ),
+    ("import:committed", "agent: the imported VM is on the volume"),
 ];
 
 /// Ends this process at once when the environment names this point.

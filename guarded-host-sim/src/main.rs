@@ -26,7 +26,7 @@ enum Part {
     Gallery(gallery::GalleryArgs),
     /// Registers the pending attestation signer with key protection and lets it sign; for a timer.
     RenewSigner(renew_signer::RenewSignerArgs),
-    /// Changes a VM on the hosts' volume, as its owner.
+    /// VMs: run, save, move and look at them on a host, and change them as their owner.
     Vm(vm::command::VmArgs),
     /// A VM owner's guardians: make, import, export, list, show, remove.
     Guardian(guardian_command::GuardianArgs),

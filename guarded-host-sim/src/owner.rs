@@ -23,8 +23,10 @@ use crate::{
     swtpm::{SwtpmError, TpmMaker},
     vm::{
         VmId, VmName,
+        checkpoint::Checkpoints,
         guest::{self, GuestError},
-        rekey::{RekeyError, rekey},
+        rekey::{RekeyError, Wishes, rekey},
+        security::{Kind, Security},
         state::{Age, GuestState, StateError, StateHeader},
         volume::{Generation, Volume, VolumeError},
         vtpm::{Vtpm, VtpmError},
@@ -118,8 +120,7 @@ impl Owner {
         })
     }
 
-    /// Shields a new VM: makes its vTPM, seals a volume key in it, fills the disk with `secret`,
-    /// seals the vTPM under a new transport key and wraps that key for owner and `guardian`.
+    /// Shields a new VM: as [`Owner::make_vm`], for one guardian.
     pub fn shield(
         &self,
         name: &VmName,
@@ -127,6 +128,22 @@ impl Owner {
         guardian: &Guardian,
         volume: &Volume,
         owner_host: &str,
+        rng: &mut dyn Random,
+    ) -> Result<OwnedVm, OwnerError> {
+        let guardians = std::slice::from_ref(guardian);
+        self.make_vm(name, Kind::Shielded, secret, guardians, (volume, owner_host), rng)
+    }
+
+    /// Makes a new VM of `kind`: makes its vTPM, seals a volume key in it, fills the disk with `secret`, seals the
+    /// vTPM under a new transport key and wraps that key for owner and `guardians`. It is on the volume then and
+    /// belongs to the host that is named.
+    pub fn make_vm(
+        &self,
+        name: &VmName,
+        kind: Kind,
+        secret: &[u8],
+        guardians: &[Guardian],
+        (volume, owner_host): (&Volume, &str),
         rng: &mut dyn Random,
     ) -> Result<OwnedVm, OwnerError> {
         let id = VmId::random(rng);
@@ -139,14 +156,20 @@ impl Owner {
         let proof_key = Secret32::random(rng);
         let disk = guest::new_disk(id, secret, &proof_key, &sealed_key, &volume_key, rng)?;
 
-        let (protector, key) = KeyProtector::create(&self.keys, std::slice::from_ref(guardian), rng)?;
-        let header = StateHeader {
-            vm: id,
-            age: Age::rolled(1),
+        let (protector, key) = KeyProtector::create(&self.keys, guardians, rng)?;
+        let state = GuestState {
+            header: StateHeader {
+                vm: id,
+                age: Age::rolled(1),
+                security: Security::of(kind),
+            },
+            checkpoints: Checkpoints::default(),
+            vtpm,
         };
         let first = Generation {
             protector: protector.to_xml(),
-            guest_state: GuestState { header, vtpm }.seal(&key, rng),
+            guest_state: state.seal(&key, rng),
+            memory: None,
         };
         volume.create_vm(name, id, owner_host, &first, &disk, rng)?;
         Ok(OwnedVm {
@@ -165,7 +188,7 @@ impl Owner {
         volume: &Volume,
         rng: &mut dyn Random,
     ) -> Result<u64, OwnerError> {
-        Ok(rekey(&self.keys, volume, name, guardians, None, rng)?)
+        Ok(rekey(&self.keys, volume, name, guardians, Wishes::default(), rng)?)
     }
 
     /// The transport key inside a protector of one of this owner's VMs, through the owner's own

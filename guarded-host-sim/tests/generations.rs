@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use guarded_host_sim::vm::{
     VmId,
+    checkpoint::Checkpoints,
+    security::{Kind, Security},
     state::{Age, GuestState, StateError, StateHeader, VtpmState},
 };
 use hgs_protocol::{
@@ -94,7 +96,9 @@ fn a_thousand_generations(owner: &GuardianKeys, hgs: GuardianKeys, now: UnixTime
         header: StateHeader {
             vm: VmId::random(rng),
             age: Age::rolled(1),
+            security: Security::of(Kind::Shielded),
         },
+        checkpoints: Checkpoints::default(),
         vtpm: VtpmState {
             key: Secret32::random(rng),
             permanent: vec![7; 6000],

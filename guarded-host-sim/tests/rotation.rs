@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use guarded_host_sim::{
     fabric::{hgs::Hgs, host::SimHost},
     owner::Owner,
@@ -20,7 +19,7 @@ use hgs_protocol::{
     protector::{Guardian, GuardianKeys, KeyPair, KeyPurpose, suite::Suite},
 };
 use serde_json::{Value, json};
-use support::Stage;
+use support::{Stage, pem};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_outlives_the_certificates_it_was_made_for_and_its_old_backup_needs_them() {
@@ -212,18 +211,6 @@ async fn guardian(hgs: &Hgs) -> Guardian {
     Owner::import_guardian(&hgs.metadata().await.unwrap(), "HGS")
         .unwrap()
         .guardian
-}
-
-fn pem(pair: &KeyPair) -> String {
-    let block = |label: &str, der: &[u8]| {
-        let text = STANDARD.encode(der);
-        let lines: Vec<&str> = (0..text.len())
-            .step_by(64)
-            .map(|at| &text[at..text.len().min(at + 64)])
-            .collect();
-        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
-    };
-    block("CERTIFICATE", pair.certificate().der()) + &block("PRIVATE KEY", pair.expose_pkcs8().unwrap())
 }
 
 /// A new host over a volume of its own with the backup on it.

@@ -32,7 +32,7 @@ use guarded_host_sim::{
     store::{self, Store},
     swtpm::{Swtpm, TpmMaker, short_private_dir},
     tpm_channel::TpmChannel,
-    vm::{VmName, volume::Volume},
+    vm::{VmName, shielded::ShieldedVms, volume::Volume},
 };
 use hgs_protocol::{
     env::{Clock, Env, OsRandom, Random},
@@ -515,10 +515,8 @@ fn host(
         for key in [&opened.store.secrets().encryption, &opened.store.secrets().signing] {
             keep.keep_private_key(key.expose_pkcs8());
         }
-        store::serve(opened, &at, Some(&of_store), &env, |report| {
-            Ok(sender.send(report.keys()?)?)
-        })
-        .unwrap();
+        let vms = ShieldedVms::new(&store_dir, Some(&of_store));
+        store::serve(opened, &at, vms, &env, |report| Ok(sender.send(report.keys()?)?)).unwrap();
     });
     let (encryption, signing) = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
     let log = Boot::resume(log, tpm.lock().channel())

@@ -4,6 +4,7 @@
 
 mod attest;
 mod http;
+mod local;
 mod rtpm;
 mod vm;
 

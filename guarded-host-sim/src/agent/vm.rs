@@ -1,7 +1,9 @@
-//! VMs in the agent's control API: power-on, power-off, live migration, the owner's challenge.
+//! VMs in the agent's control API: power-on, power-off, live migration, the owner's challenge; the rest in `life`.
 //!
 //! The agent relays between volume, store and KPS ([`crate::vm::operation`] has the order). Hosts
 //! trust each other for nothing: a target opens a package only with keys that it obtained itself.
+
+mod life;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -60,7 +62,8 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(power_off)
         .service(migrate)
         .service(receive)
-        .service(prove);
+        .service(prove)
+        .configure(life::routes);
 }
 
 /// The VMs whose keys this host's store holds.
@@ -190,6 +193,13 @@ impl Host for Agent {
         })
     }
 
+    async fn roll_locally(&self, protector: &[u8]) -> Result<Option<Vec<u8>>, VmError> {
+        match self.is_local() {
+            true => self.roll_by_own_guardian(protector).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
     async fn store(&self, request: VmRequest) -> Result<VmReply, VmError> {
         match self.ask_store(StoreRequest::Vm(request)).await {
             Ok(StoreReply::Vm(VmReply::Refused { reason }) | StoreReply::Refused { reason }) => {
@@ -248,10 +258,14 @@ fn answer<T: Serialize>(result: Result<T, VmError>) -> HttpResponse {
                     HttpResponse::BadGateway()
                 }
                 VmError::Attestation(_) | VmError::Kps { .. } => HttpResponse::Forbidden(),
+                VmError::Nothing(_) => HttpResponse::NotFound(),
                 VmError::Volume(_)
                 | VmError::NotOwner { .. }
                 | VmError::Store(_)
                 | VmError::Offer(_)
+                | VmError::Protector(_)
+                | VmError::InUse(_)
+                | VmError::Saved(_)
                 | VmError::TargetRefused { .. } => HttpResponse::Conflict(),
             };
             reply.json(json!({ "error": error.to_string() }))

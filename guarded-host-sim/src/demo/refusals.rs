@@ -133,7 +133,7 @@ async fn elsewhere(scene: &Scene<'_>, mut stranger: SimHost) -> anyhow::Result<(
 /// Takes the files of the VM to another volume, as a thief with access to the storage does.
 fn copy_vm(scene: &Scene<'_>, to: &Volume) -> anyhow::Result<()> {
     let folder = scene.volume.vm(&scene.vm.name)?;
-    let disk = std::fs::read(folder.disk_path())?;
+    let disk = std::fs::read(folder.disk_path(&folder.current()?))?;
     to.create_vm(
         &scene.vm.name,
         scene.vm.id,

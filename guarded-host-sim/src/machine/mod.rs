@@ -66,6 +66,9 @@ pub struct HostArgs {
     /// The hosts' shared volume with the VMs' files.
     #[arg(long)]
     pub volume: Option<PathBuf>,
+    /// Be a host of before Windows version 1803, which has no console for shielded VMs.
+    #[arg(long)]
+    pub before_1803: bool,
     /// What follows `--` is given to the agent.
     #[arg(last = true)]
     pub agent: Vec<String>,
@@ -100,6 +103,7 @@ struct Machine {
     sockets: PathBuf,
     user: AgentUser,
     volume: Option<PathBuf>,
+    before_1803: bool,
     agent_listen: String,
     agent_arguments: Vec<String>,
     dials: Dials,
@@ -162,6 +166,7 @@ impl Machine {
             sockets,
             user,
             volume: args.volume.clone(),
+            before_1803: args.before_1803,
             agent_listen: args.agent_listen.clone(),
             agent_arguments: args.agent.clone(),
             template: template(&dials)?,
@@ -344,6 +349,9 @@ impl Machine {
             .errors(Output::File(log.clone()));
         if let Some(volume) = &self.volume {
             plan = plan.arg("--volume").arg(volume);
+        }
+        if self.before_1803 {
+            plan = plan.arg("--before-1803");
         }
         let mut child = plan.spawn()?;
         let line = first_line(&mut child)?;

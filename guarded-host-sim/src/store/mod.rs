@@ -20,7 +20,7 @@ pub use root::{RootError, SEALING_PCRS};
 use serde::{Deserialize, Serialize};
 pub use state::{Opened, Secrets, StateError, Store};
 
-use crate::tpm_channel::TpmChannel;
+use crate::{tpm_channel::TpmChannel, vm::shielded::ShieldedVms};
 
 /// How the machine starts a store.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,6 +43,9 @@ pub struct StoreArgs {
     /// The volume with the VMs' disks; the store opens no disk elsewhere.
     #[arg(long)]
     pub volume: Option<PathBuf>,
+    /// The host is of before Windows version 1803: no console of shielded VMs.
+    #[arg(long)]
+    pub before_1803: bool,
 }
 
 /// What the store tells the machine when it is open: the public keys to measure, and remarks for
@@ -78,17 +81,21 @@ pub fn run(args: &StoreArgs) -> anyhow::Result<()> {
         .with_context(|| format!("the VBS store of {} does not open", args.name))?;
     remarks.append(&mut opened.remarks);
     opened.remarks = remarks;
-    serve(opened, &args.socket, args.volume.as_deref(), &env, |report| {
+    let mut vms = ShieldedVms::new(&args.dir, args.volume.as_deref());
+    if args.before_1803 {
+        vms = vms.before_1803();
+    }
+    serve(opened, &args.socket, vms, &env, |report| {
         println!("{}", serde_json::to_string(report)?);
         Ok(())
     })
 }
 
-/// Answers the agent on `socket` for good, with disks from `volume` only; `ready` gets the report once the socket takes connections.
+/// Answers the agent on `socket` for good, `vms` being the host's; `ready` gets the report once the socket takes connections.
 pub fn serve(
     opened: Opened,
     socket: &Path,
-    volume: Option<&Path>,
+    vms: ShieldedVms,
     env: &Env,
     ready: impl FnOnce(&StoreReport) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -102,5 +109,5 @@ pub fn serve(
     // The socket exists before the report, so that whoever has read it can connect.
     let listener = serve::listen(socket)?;
     ready(&report)?;
-    serve::serve(&listener, store, volume, &report.remarks, env)
+    serve::serve(&listener, store, vms, &report.remarks, env)
 }

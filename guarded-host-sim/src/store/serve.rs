@@ -33,11 +33,10 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 pub(super) fn serve(
     listener: &UnixListener,
     mut store: Store,
-    volume: Option<&Path>,
+    mut vms: ShieldedVms,
     remarks: &[String],
     env: &Env,
 ) -> anyhow::Result<()> {
-    let mut vms = ShieldedVms::new(store.directory(), volume);
     loop {
         let (mut stream, _) = listener.accept()?;
         if let Err(error) = converse(&mut stream, &mut store, &mut vms, remarks, env) {

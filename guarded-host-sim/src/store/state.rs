@@ -202,11 +202,6 @@ impl Store {
         })
     }
 
-    /// Where the store keeps its files.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// The secrets.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets

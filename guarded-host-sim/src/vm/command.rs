@@ -1,4 +1,5 @@
-//! `guarded-host-sim vm`: what an owner does to a VM on the hosts' volume.
+//! `guarded-host-sim vm`: what a host's administrator does to a VM, as a client of the host's control API
+//! (in `client`), and what an owner does to it on the hosts' volume.
 
 use std::{
     fs,
@@ -12,10 +13,16 @@ use hgs_protocol::{
 };
 use hgs_service::pair_files;
 
-use super::{VmName, rekey::rekey, volume::Volume};
+use super::{
+    VmName,
+    client::{self, HostVerb},
+    rekey::{Wishes, rekey},
+    security::Kind,
+    volume::Volume,
+};
 use crate::owner::Owner;
 
-/// A VM on the hosts' volume, as its owner changes it.
+/// VMs: as a host's administrator runs them, and as their owner changes them.
 #[derive(Debug, clap::Args)]
 pub struct VmArgs {
     #[command(subcommand)]
@@ -29,6 +36,8 @@ enum Verb {
     /// The old protector counts until the new one and the state sealed under its key are on the disk. Whoever could open
     /// the old one still opens older copies of the VM.
     Rekey(RekeyArgs),
+    #[command(flatten)]
+    OfHost(HostVerb),
 }
 
 #[derive(Debug, clap::Args)]
@@ -53,12 +62,16 @@ struct RekeyArgs {
     /// How often a host may start the VM without contact, if the KPS allows as much; not signed. Without it, as before
     #[arg(long, value_name = "N")]
     max_offline_unwraps: Option<u32>,
+    /// Make the VM one of this kind. Without it, as before; a shielded VM is made anything else in this way alone
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
 }
 
 /// Runs one verb.
 pub fn run(args: &VmArgs) -> anyhow::Result<()> {
     match &args.verb {
         Verb::Rekey(args) => run_rekey(args, &Env::system()),
+        Verb::OfHost(verb) => client::run(verb),
     }
 }
 
@@ -83,8 +96,11 @@ fn run_rekey(args: &RekeyArgs, env: &Env) -> anyhow::Result<()> {
         read_pair(&args.owner_encryption)?,
     );
     let volume = Volume::open(&args.volume)?;
-    let wish = args.max_offline_unwraps;
-    let generation = rekey(&owner, &volume, &args.name, &guardians, wish, &mut env.rng())?;
+    let wishes = Wishes {
+        max_offline_unwraps: args.max_offline_unwraps,
+        kind: args.kind,
+    };
+    let generation = rekey(&owner, &volume, &args.name, &guardians, wishes, &mut env.rng())?;
     println!(
         "{} has a new protector, and its state is sealed under a new key (generation {generation}); backups from before \
          open as before, for whoever has the keys of that time",

@@ -18,6 +18,7 @@ use super::{
     VmId,
     disk::{CHUNK, Disk, DiskError, LockedDisk},
     fields,
+    security::Channel,
     vtpm::{Vtpm, VtpmError},
 };
 
@@ -26,11 +27,16 @@ pub const BOOT_PCR: u8 = 7;
 /// PCR that the guest's boot manager extends after it has unlocked the volume.
 pub const UNLOCK_PCR: u8 = 11;
 /// What the guest's firmware measures into [`BOOT_PCR`], in order.
-const BOOT_MEASUREMENTS: [&[u8]; 3] = [b"SecureBoot=1", b"PK,KEK,db,dbx of the guest's firmware", &[0; 4]];
+const BOOT_MEASUREMENTS: [&[u8]; 3] = [SECURE_BOOT_ON, FIRMWARE, &[0; 4]];
+/// The same with Secure Boot off.
+const INSECURE_MEASUREMENTS: [&[u8]; 3] = [b"SecureBoot=0", FIRMWARE, &[0; 4]];
+const SECURE_BOOT_ON: &[u8] = b"SecureBoot=1";
+const FIRMWARE: &[u8] = b"PK,KEK,db,dbx of the guest's firmware";
 const UNLOCKED: &[u8] = b"volume unlocked";
 /// Chunk of the volume that holds the owner's secret: u32 length, then the secret.
 const SECRET_CHUNK: u32 = 0;
-/// Chunk that counts boots: u64. Its presence shows that the volume is written, not only read.
+/// Chunk that counts boots: u64, then 1 if the guest was shut down since the last one. Its presence shows
+/// that the volume is written, not only read.
 const BOOT_COUNT_CHUNK: u32 = 1;
 /// Chunk with the key by which the guest answers its owner's challenges: u32 length, then 32 random
 /// bytes. The agent chooses challenges as it likes, so the answers must tell nothing of the secret.
@@ -46,6 +52,7 @@ pub struct Guest {
     proof_key: Secret32,
     boot_id: [u8; 16],
     boots: u64,
+    after_shutdown: bool,
     uptime_before: Duration,
     resumed: Instant,
 }
@@ -59,6 +66,9 @@ pub struct GuestReport {
     pub boots: u64,
     /// Running time since boot in milliseconds, over migrations too.
     pub uptime_ms: u64,
+    /// Whether the boot before this one ended by a shutdown, rather than by a power cut; true at the first boot.
+    #[serde(default)]
+    pub after_shutdown: bool,
 }
 
 /// Why a guest does not come up.
@@ -78,6 +88,9 @@ pub enum GuestError {
         /// Who wants to boot from it.
         vm: VmId,
     },
+    /// The virtual TPM is turned off, and nothing else unlocks the volume.
+    #[error("the VM has no virtual TPM (it is turned off), and without it the guest's volume stays locked")]
+    NoVtpm,
     /// The volume or the memory image has not the expected contents.
     #[error("the guest's {0} is damaged")]
     Damaged(&'static str),
@@ -86,10 +99,31 @@ pub enum GuestError {
 impl Guest {
     /// Boots from the disk: measure, unseal, unlock, read the secret.
     pub fn boot(vm: VmId, vtpm: &mut Vtpm, disk: LockedDisk, rng: &mut dyn Random) -> Result<Guest, GuestError> {
+        Guest::boot_measuring(BOOT_MEASUREMENTS, vm, vtpm, disk, rng)
+    }
+
+    /// As [`Guest::boot`] of a VM whose Secure Boot is off. The measurements show it, so a volume whose key is
+    /// sealed to Secure Boot stays locked.
+    pub fn boot_insecurely(
+        vm: VmId,
+        vtpm: &mut Vtpm,
+        disk: LockedDisk,
+        rng: &mut dyn Random,
+    ) -> Result<Guest, GuestError> {
+        Guest::boot_measuring(INSECURE_MEASUREMENTS, vm, vtpm, disk, rng)
+    }
+
+    fn boot_measuring(
+        measurements: [&[u8]; 3],
+        vm: VmId,
+        vtpm: &mut Vtpm,
+        disk: LockedDisk,
+        rng: &mut dyn Random,
+    ) -> Result<Guest, GuestError> {
         if disk.vm() != vm {
             return Err(GuestError::ForeignDisk { disk: disk.vm(), vm });
         }
-        for data in BOOT_MEASUREMENTS {
+        for data in measurements {
             vtpm.extend(BOOT_PCR, &sha256(data))?;
         }
         let disk_key = vtpm.unseal_volume_key(disk.sealed_key(), rng)?;
@@ -102,9 +136,10 @@ impl Guest {
             .and_then(Secret32::from_slice)
             .ok_or(GuestError::Damaged("volume"))?;
         let counter = disk.read(BOOT_COUNT_CHUNK)?;
-        let boots = fields::take_u64(&mut counter.as_slice())
-            .ok_or(GuestError::Damaged("volume"))?
-            .saturating_add(1);
+        let rest = &mut counter.as_slice();
+        let before = fields::take_u64(rest).ok_or(GuestError::Damaged("volume"))?;
+        let after_shutdown = before == 0 || rest.first() == Some(&1);
+        let boots = before.saturating_add(1);
         disk.write(BOOT_COUNT_CHUNK, &boots.to_le_bytes(), rng)?;
         Ok(Guest {
             disk_key,
@@ -113,9 +148,16 @@ impl Guest {
             disk,
             boot_id: rng.bytes(),
             boots,
+            after_shutdown,
             uptime_before: Duration::ZERO,
             resumed: Instant::now(),
         })
+    }
+
+    /// Ends in an orderly way: the next boot finds it on the volume.
+    pub fn shut_down(self, rng: &mut dyn Random) -> Result<(), GuestError> {
+        let chunk = [self.boots.to_le_bytes().as_slice(), &[1]].concat();
+        Ok(self.disk.write(BOOT_COUNT_CHUNK, &chunk, rng)?)
     }
 
     /// Goes on from a memory image on another host. The volume key is part of the memory, as with
@@ -128,13 +170,14 @@ impl Guest {
             let boot_id = fields::take_array::<16>(rest)?;
             let boots = fields::take_u64(rest)?;
             let uptime = fields::take_u64(rest)?;
+            let after_shutdown = fields::take_array::<1>(rest)? == [1];
             let key = Secret32::from_slice(fields::take(rest)?)?;
             let proof_key = Secret32::from_slice(fields::take(rest)?)?;
             let secret = Zeroizing::new(fields::take(rest)?.to_vec());
             rest.is_empty()
-                .then_some((boot_id, boots, uptime, key, proof_key, secret))
+                .then_some((boot_id, boots, uptime, after_shutdown, key, proof_key, secret))
         };
-        let (boot_id, boots, uptime, disk_key, proof_key, secret) =
+        let (boot_id, boots, uptime, after_shutdown, disk_key, proof_key, secret) =
             parts(&mut &*memory).ok_or(GuestError::Damaged("memory image"))?;
         let disk = disk.unlock(disk_key.clone());
         disk.read(SECRET_CHUNK)?;
@@ -145,17 +188,20 @@ impl Guest {
             proof_key,
             boot_id,
             boots,
+            after_shutdown,
             uptime_before: Duration::from_millis(uptime),
             resumed: Instant::now(),
         })
     }
 
-    /// The memory image, for a package and nothing else: it holds every secret of the guest.
+    /// The memory image, for what is sealed and for a debugger that the VM's kind allows: it holds every
+    /// secret of the guest.
     pub fn expose_memory(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(self.secret.len() + 128));
         out.extend_from_slice(&self.boot_id);
         out.extend_from_slice(&self.boots.to_le_bytes());
         out.extend_from_slice(&self.uptime_ms().to_le_bytes());
+        out.push(u8::from(self.after_shutdown));
         fields::put(&mut out, self.disk_key.expose());
         fields::put(&mut out, self.proof_key.expose());
         fields::put(&mut out, &self.secret);
@@ -174,7 +220,20 @@ impl Guest {
             boot_id: hex::encode(self.boot_id),
             boots: self.boots,
             uptime_ms: self.uptime_ms(),
+            after_shutdown: self.after_shutdown,
         }
+    }
+
+    /// What comes out of `channel`. Whether it may is decided by [`super::security::Security::allows`].
+    pub fn expose(&self, channel: Channel) -> Zeroizing<Vec<u8>> {
+        let (boots, id) = (self.boots, hex::encode(self.boot_id));
+        Zeroizing::new(match channel {
+            Channel::Debugger => return self.expose_memory(),
+            Channel::Console => format!("boot {boots} of this volume ({id})\nlogin: ").into_bytes(),
+            Channel::Serial => format!("boot manager: volume unlocked by the vTPM\nboot {boots}\n").into_bytes(),
+            Channel::PowershellDirect => format!("PS C:\\> (Get-Boot).Count\n{boots}\n").into_bytes(),
+            Channel::DataExchange => format!("BootCount={boots}\nBootId={id}\n").into_bytes(),
+        })
     }
 
     /// Whose disk the guest runs from.

@@ -3,18 +3,24 @@
 //! Nothing here talks to a service. The agent moves the files, the VBS store opens them; a
 //! transport key appears only in functions that the store (or the owner) calls.
 
+pub mod checkpoint;
+mod client;
 pub mod command;
 pub mod disk;
+mod envelope;
 pub mod fields;
 pub mod guest;
+pub mod memory;
 pub mod offline;
 pub mod operation;
 pub mod package;
 pub mod rekey;
 pub mod request;
+pub mod security;
 pub mod shielded;
 pub mod started;
 pub mod state;
+pub mod view;
 pub mod volume;
 pub mod vtpm;
 
@@ -46,7 +52,7 @@ impl fmt::Display for VmId {
 }
 
 /// The name of a VM, which is also the name of its folder: 1 to 63 of `a-z 0-9 -`, not starting with `-`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VmName(String);
 

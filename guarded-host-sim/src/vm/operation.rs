@@ -1,11 +1,21 @@
-//! Power-on, power-off and live migration as the host agent does them: read, relay, write, commit.
+//! What is done to a VM as the host agent does it: read, relay, write, commit. Here power-on and live
+//! migration; the rest of a VM's life is in `life`, changes of a VM that is off in `change`, its files in `files`.
 //!
 //! The agent sees sealed blobs only. Every operation has one commit point, the replacement of
 //! `current.json`; a process that ends at any other instant leaves the VM as it was before or as it
 //! is after, and in either case one host can start it.
 
+mod change;
+mod files;
+mod life;
+
 use hgs_protocol::{env::Random, wire::kps::RollTransportKeyRequest};
 
+pub use self::{
+    change::{apply_checkpoint, change_security, delete_checkpoint, take_checkpoint},
+    files::{discard_saved, export, import, new_local_protector, restore_protector, set_protector},
+    life::{power_off, reset, save, turn_off},
+};
 use super::{
     VmName,
     guest::GuestReport,
@@ -24,6 +34,8 @@ pub trait Host {
     fn health_certificate(&self, fresh: bool) -> impl Future<Output = Result<Vec<u8>, VmError>>;
     /// Sends a RollTransportKeyRequest to the KPS; gives the answer's document.
     fn roll(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, VmError>>;
+    /// Rolls a protector with the keys of this host's own guardians; nothing where the host is not in local mode.
+    fn roll_locally(&self, protector: &[u8]) -> impl Future<Output = Result<Option<Vec<u8>>, VmError>>;
     /// Asks the VBS store.
     fn store(&self, request: VmRequest) -> impl Future<Output = Result<VmReply, VmError>>;
     /// Offers a suspended VM to the agent of `target` and waits for its decision.
@@ -121,6 +133,18 @@ pub enum VmError {
     /// The package is malformed or of another VM, migration or generation than the offer says.
     #[error("the offer of the migration: {0}")]
     Offer(String),
+    /// A protector, or the host's own guardians.
+    #[error("{0}")]
+    Protector(String),
+    /// The VM runs, or somebody works on it.
+    #[error("the VM {0} is in use: stop or save it first")]
+    InUse(VmName),
+    /// The VM has a saved memory.
+    #[error("the VM {0} is saved: resume it and shut it down, or discard its saved state first")]
+    Saved(VmName),
+    /// There is nothing that the request is about.
+    #[error("{0}")]
+    Nothing(String),
     /// Another process does not answer.
     #[error("{0}")]
     Unreachable(String),
@@ -142,63 +166,64 @@ pub async fn power_on(
     name: &VmName,
     rng: &mut dyn Random,
 ) -> Result<PoweredOn, VmError> {
-    let folder = volume.vm(name)?;
-    let current = folder.current()?;
-    require_owner(host, name, &current)?;
+    let (folder, current) = own(host, volume, name)?;
+    let (offline, prepared) = open(host, &folder, &current).await?;
+    let written = folder.write_generation(prepared.generation, &prepared.files, rng);
+    let committed = written.and_then(|written| {
+        commit_point("power-on:written");
+        let wanted = Current {
+            generation: written,
+            migration: None,
+            // The protector has served: it is the known good one now.
+            known_good: None,
+            ..current.clone()
+        };
+        folder.commit_change(&current, wanted)
+    });
+    let current = or_forget(host, &current, committed).await?;
+    commit_point("power-on:committed");
+    let guest = match prepared.saved {
+        true => resume(host, &folder, &current, rng).await?,
+        false => start(host, &folder, &current).await?,
+    };
+    Ok(PoweredOn {
+        guest,
+        offline,
+        offline_starts_left: prepared.offline_starts_left,
+    })
+}
+
+/// Opens a VM that is off or saved: its keys are in the store then, and its state is sealed anew. Says
+/// whether that was without contact.
+async fn open(host: &impl Host, folder: &VmFolder, current: &Current) -> Result<(bool, ForStart), VmError> {
     let ingress = folder.read_generation(&current.generation)?;
-    let (offline, prepared) = match roll(host, &ingress.protector).await {
+    let saved = ingress.memory.is_some();
+    let (offline, request) = match roll(host, &ingress.protector).await {
         Ok(answer) => {
             commit_point("power-on:rolled");
             let request = VmRequest::PreparePowerOn {
                 ingress_protector: Blob(ingress.protector),
                 answer: Blob(answer),
                 guest_state: Blob(ingress.guest_state),
+                memory: ingress.memory.map(Blob),
             };
-            (false, prepare(host, request).await?)
+            (None, request)
         }
         Err(VmError::NoContact(contact)) => {
             let request = VmRequest::PrepareOffline {
                 protector: Blob(ingress.protector),
                 guest_state: Blob(ingress.guest_state),
+                memory: ingress.memory.map(Blob),
             };
-            let refused = |error| match error {
-                VmError::Store(store) => VmError::NotOffline { contact, store },
-                other => other,
-            };
-            (true, prepare(host, request).await.map_err(refused)?)
+            (Some(contact), request)
         }
         Err(refused) => return Err(refused),
     };
-    let written = folder.write_generation(prepared.generation, &prepared.files, rng);
-    let committed = written.and_then(|written| {
-        commit_point("power-on:written");
-        folder.commit(&current, written, host.name(), None)
-    });
-    or_forget(host, &current, committed).await?;
-    commit_point("power-on:committed");
-    Ok(PoweredOn {
-        guest: start(host, &folder, &current).await?,
-        offline,
-        offline_starts_left: prepared.offline_starts_left,
-    })
-}
-
-/// Stops a VM in an orderly way and writes its vTPM's state back.
-pub async fn power_off(host: &impl Host, volume: &Volume, name: &VmName, rng: &mut dyn Random) -> Result<(), VmError> {
-    let folder = volume.vm(name)?;
-    let current = folder.current()?;
-    require_owner(host, name, &current)?;
-    let ask = VmRequest::PowerOff { vm: current.vm_id };
-    let VmReply::Off { guest_state } = host.store(ask).await? else {
-        return Err(unexpected());
-    };
-    let files = Generation {
-        protector: folder.read_generation(&current.generation)?.protector,
-        guest_state: guest_state.0,
-    };
-    let written = folder.write_generation(current.generation.number(), &files, rng)?;
-    folder.commit(&current, written, host.name(), None)?;
-    Ok(())
+    match (prepare(host, request).await, offline) {
+        (Ok(prepared), offline) => Ok((offline.is_some(), ForStart { saved, ..prepared })),
+        (Err(VmError::Store(store)), Some(contact)) => Err(VmError::NotOffline { contact, store }),
+        (Err(other), _) => Err(other),
+    }
 }
 
 /// Moves a running VM from this host to `target`.
@@ -213,9 +238,7 @@ pub async fn migrate(
     target: &Target,
     rng: &mut dyn Random,
 ) -> Result<Migrated, VmError> {
-    let folder = volume.vm(name)?;
-    let current = folder.current()?;
-    require_owner(host, name, &current)?;
+    let (folder, current) = own(host, volume, name)?;
     if target.target == host.name() {
         return Err(VmError::Offer(format!("the VM {name} is on {} already", target.target)));
     }
@@ -308,7 +331,7 @@ pub async fn receive(
         commit_point("migration:written");
         folder.commit(&current, written, host.name(), Some(offer.migration))
     });
-    or_forget(host, &current, committed).await?;
+    let current = or_forget(host, &current, committed).await?;
     commit_point("migration:committed");
     start(host, &folder, &current).await
 }
@@ -316,6 +339,9 @@ pub async fn receive(
 /// Rolls the transport key; after a HealthCertificateException attests again once (protocol
 /// reference 5.9). A refusal stays a refusal, whoever does not answer after it.
 async fn roll(host: &impl Host, ingress_protector: &[u8]) -> Result<Vec<u8>, VmError> {
+    if let Some(answer) = host.roll_locally(ingress_protector).await? {
+        return Ok(answer);
+    }
     let certificate = host.health_certificate(false).await?;
     commit_point("power-on:attested");
     let request = |certificate| RollTransportKeyRequest::new(ingress_protector.to_vec(), certificate).encode();
@@ -340,6 +366,8 @@ async fn roll(host: &impl Host, ingress_protector: &[u8]) -> Result<Vec<u8>, VmE
 struct ForStart {
     generation: u64,
     files: Generation,
+    /// Whether the store has a saved memory for the start.
+    saved: bool,
     offline_starts_left: u32,
 }
 
@@ -359,7 +387,9 @@ async fn prepare(host: &impl Host, request: VmRequest) -> Result<ForStart, VmErr
         files: Generation {
             protector: protector.0,
             guest_state: guest_state.0,
+            memory: None,
         },
+        saved: false,
         offline_starts_left,
     })
 }
@@ -370,9 +400,9 @@ async fn or_forget(
     host: &impl Host,
     current: &Current,
     committed: Result<Current, VolumeError>,
-) -> Result<(), VmError> {
+) -> Result<Current, VmError> {
     match committed {
-        Ok(_) => Ok(()),
+        Ok(committed) => Ok(committed),
         Err(failed) => {
             host.store(VmRequest::Forget { vm: current.vm_id }).await?;
             Err(failed.into())
@@ -381,14 +411,8 @@ async fn or_forget(
 }
 
 async fn start(host: &impl Host, folder: &VmFolder, current: &Current) -> Result<GuestReport, VmError> {
-    let request = VmRequest::Start {
-        vm: current.vm_id,
-        name: folder.name().clone(),
-        disk: folder.disk_path(),
-    };
-    match host.store(request).await {
-        Ok(VmReply::Started { guest }) => Ok(guest),
-        Ok(_) => Err(unexpected()),
+    match try_start(host, folder, current).await {
+        Ok(guest) => Ok(guest),
         Err(failed) => {
             // A new power-on brings new keys; the store refuses to forget a guest that runs.
             let _ = host.store(VmRequest::Forget { vm: current.vm_id }).await;
@@ -397,9 +421,41 @@ async fn start(host: &impl Host, folder: &VmFolder, current: &Current) -> Result
     }
 }
 
-fn require_owner(host: &impl Host, vm: &VmName, current: &Current) -> Result<(), VmError> {
+/// Starts a saved VM. Its memory is in the store alone by now, so if the guest does not come up it is saved
+/// once more; a host that ends in this instant loses the memory, as a host that ends in the next one does.
+async fn resume(
+    host: &impl Host,
+    folder: &VmFolder,
+    current: &Current,
+    rng: &mut dyn Random,
+) -> Result<GuestReport, VmError> {
+    match try_start(host, folder, current).await {
+        Ok(guest) => Ok(guest),
+        Err(failed) => {
+            life::write_saved(host, folder, current, rng).await?;
+            Err(failed)
+        }
+    }
+}
+
+async fn try_start(host: &impl Host, folder: &VmFolder, current: &Current) -> Result<GuestReport, VmError> {
+    let request = VmRequest::Start {
+        vm: current.vm_id,
+        name: folder.name().clone(),
+        disk: folder.disk_path(current),
+    };
+    match host.store(request).await? {
+        VmReply::Started { guest } => Ok(guest),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The files of a VM that this host owns.
+fn own(host: &impl Host, volume: &Volume, vm: &VmName) -> Result<(VmFolder, Current), VmError> {
+    let folder = volume.vm(vm)?;
+    let current = folder.current()?;
     if current.owner_host == host.name() {
-        return Ok(());
+        return Ok((folder, current));
     }
     Err(VmError::NotOwner {
         vm: vm.clone(),

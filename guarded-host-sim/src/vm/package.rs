@@ -3,25 +3,34 @@
 //! Encrypted under HKDF(current transport key, `HGS-VM-MIGRATION source-to-target`, VM id and
 //! migration id). The target therefore reads it only after the KPS released that transport key to
 //! the target itself (as the ingress key of the target's own roll). Header (authenticated, in
-//! clear): `HGSVMMG1`, VM id (16), migration id (16), generation (u64 LE) whose key encrypts.
+//! clear): `HGSVMMG2`, VM id (16), migration id (16), generation (u64 LE) whose key encrypts, security
+//! (2 bytes). Then as `super::envelope` says: the memory of a VM whose encryption of migration traffic is
+//! off travels in the clear, its vTPM never.
 
 use std::fmt;
 
 use hgs_protocol::{
-    crypto::{gcm_open, gcm_seal, hkdf_sha256},
+    crypto::hkdf_sha256,
     env::Random,
     secret::{Secret32, TransportKey},
 };
 use zeroize::Zeroizing;
 
-use super::{VmId, fields, state::VtpmState};
+use super::{
+    VmId,
+    checkpoint::Checkpoints,
+    envelope::{self, EnvelopeError},
+    fields,
+    security::Security,
+    state::VtpmState,
+};
 
 /// The largest package, in bytes. What an agent takes from a peer and what a store takes from its
 /// agent follow from it.
 pub const LARGEST_PACKAGE: usize = 8 << 20;
 
-const MAGIC: &[u8; 8] = b"HGSVMMG1";
-const HEADER: usize = 8 + 16 + 16 + 8;
+const MAGIC: &[u8; 8] = b"HGSVMMG2";
+const HEADER: usize = 8 + 16 + 16 + 8 + Security::LENGTH;
 const LABEL: &str = "HGS-VM-MIGRATION source-to-target";
 
 /// Names one attempt to move a VM; part of the key derivation. A store remembers the attempts whose
@@ -52,12 +61,16 @@ pub struct PackageHeader {
     pub migration: MigrationId,
     /// The generation whose transport key encrypts the package.
     pub generation: u64,
+    /// What the VM's kind and switches are.
+    pub security: Security,
 }
 
 /// A suspended VM on its way to another host.
 pub struct Package {
     /// From the authenticated header.
     pub header: PackageHeader,
+    /// The VM's checkpoints.
+    pub checkpoints: Checkpoints,
     /// The vTPM, saved by TPM2_Shutdown(STATE).
     pub vtpm: VtpmState,
     /// The guest's memory image.
@@ -86,10 +99,12 @@ impl PackageHeader {
             let vm = fields::take_array::<16>(rest)?;
             let migration = fields::take_array::<16>(rest)?;
             let generation = fields::take_u64(rest)?;
+            let security = Security::parse(fields::take_array(rest)?)?;
             (magic == *MAGIC).then_some(PackageHeader {
                 vm: VmId(uuid::Uuid::from_bytes(vm)),
                 migration: MigrationId(uuid::Uuid::from_bytes(migration)),
                 generation,
+                security,
             })
         };
         parts(&mut &*sealed).ok_or(PackageError::Format)
@@ -102,6 +117,7 @@ impl PackageHeader {
             self.vm.bytes(),
             self.migration.0.as_bytes(),
             &generation,
+            &self.security.encode(),
         ]
         .concat()
     }
@@ -115,13 +131,15 @@ impl PackageHeader {
 impl Package {
     /// Encrypts under the VM's current transport key.
     pub fn seal(&self, key: &TransportKey, rng: &mut dyn Random) -> Vec<u8> {
-        let header = self.header.encode();
-        let mut body = Zeroizing::new(Vec::with_capacity(self.vtpm.permanent.len() + self.memory.len() + 64));
+        let (clear, hidden) = envelope::place(&self.memory, self.header.security);
+        let mut body = Zeroizing::new(Vec::with_capacity(
+            self.vtpm.permanent.len() + self.checkpoints.length() + hidden.len() + 64,
+        ));
         fields::put(&mut body, self.vtpm.key.expose());
         fields::put(&mut body, &self.vtpm.permanent);
-        fields::put(&mut body, &self.memory);
-        let sealed = gcm_seal(&self.header.key(key), &header, &body, rng);
-        [header.as_slice(), &sealed].concat()
+        self.checkpoints.write(&mut body);
+        fields::put(&mut body, hidden);
+        envelope::seal(&self.header.key(key), &self.header.encode(), clear, &body, rng)
     }
 
     /// Opens what [`Package::seal`] made under the same key.
@@ -130,22 +148,30 @@ impl Package {
             return Err(PackageError::TooLarge);
         }
         let header = PackageHeader::read(sealed)?;
-        let (clear, body) = sealed.split_at_checked(HEADER).ok_or(PackageError::Format)?;
-        let body = gcm_open(&header.key(key), clear, body).map_err(|_| PackageError::Sealed)?;
+        let (clear, body) = envelope::open(&header.key(key), HEADER, sealed).map_err(|error| match error {
+            EnvelopeError::Format => PackageError::Format,
+            EnvelopeError::Sealed => PackageError::Sealed,
+        })?;
         let parts = |rest: &mut &[u8]| {
             let key = Secret32::from_slice(fields::take(rest)?)?;
             let permanent = fields::take(rest)?.to_vec();
-            let memory = Zeroizing::new(fields::take(rest)?.to_vec());
-            rest.is_empty().then_some((VtpmState { key, permanent }, memory))
+            let checkpoints = Checkpoints::parse(rest)?;
+            let memory = envelope::displace(clear, fields::take(rest)?, header.security)?;
+            rest.is_empty().then_some(Package {
+                header,
+                checkpoints,
+                vtpm: VtpmState { key, permanent },
+                memory,
+            })
         };
-        let (vtpm, memory) = parts(&mut body.as_slice()).ok_or(PackageError::Format)?;
-        Ok(Package { header, vtpm, memory })
+        parts(&mut body.as_slice()).ok_or(PackageError::Format)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::security::Kind;
     use hgs_protocol::env::SeededRandom;
     use proptest::prelude::*;
 
@@ -156,7 +182,9 @@ mod tests {
                 vm: VmId::random(rng),
                 migration: MigrationId::random(rng),
                 generation: seed,
+                security: Security::of(Kind::Shielded),
             },
+            checkpoints: Checkpoints::default(),
             vtpm: VtpmState {
                 key: Secret32::random(rng),
                 permanent: vec![3; 40],

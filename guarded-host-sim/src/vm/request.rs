@@ -1,7 +1,7 @@
 //! What the agent asks of the VBS store about VMs, and what comes back.
 //!
 //! Everything in a request or reply may be seen and changed by the agent: blobs are sealed, and no
-//! reply holds a key.
+//! reply holds a key, but for the memory of a VM whose kind lets a debugger see it.
 
 use std::{fmt, path::PathBuf};
 
@@ -11,9 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{
     VmId, VmName,
+    checkpoint::CheckpointId,
     guest::GuestReport,
     package::MigrationId,
-    shielded::{Prepared, ShieldedError, ShieldedVms, VmPhase},
+    security::{Change, Channel},
+    shielded::{AtRest, Prepared, Resealed, ShieldedError, ShieldedVms, VmPhase},
     started::Vault,
 };
 
@@ -38,6 +40,9 @@ pub enum VmRequest {
         answer: Blob,
         /// The sealed state that belongs to the ingress protector.
         guest_state: Blob,
+        /// The sealed memory beside it, if the VM is saved.
+        #[serde(default)]
+        memory: Option<Blob>,
     },
     /// [`ShieldedVms::prepare_offline`].
     PrepareOffline {
@@ -45,6 +50,9 @@ pub enum VmRequest {
         protector: Blob,
         /// The sealed state that belongs to it.
         guest_state: Blob,
+        /// The sealed memory beside it, if the VM is saved.
+        #[serde(default)]
+        memory: Option<Blob>,
     },
     /// [`ShieldedVms::prepare_resume`].
     PrepareResume {
@@ -75,6 +83,65 @@ pub enum VmRequest {
     PowerOff {
         /// The VM.
         vm: VmId,
+    },
+    /// [`ShieldedVms::turn_off`].
+    TurnOff {
+        /// The VM.
+        vm: VmId,
+    },
+    /// [`ShieldedVms::suspend`].
+    Suspend {
+        /// The VM.
+        vm: VmId,
+    },
+    /// [`ShieldedVms::reset`].
+    Reset {
+        /// The VM.
+        vm: VmId,
+        /// Its disk.
+        disk: PathBuf,
+    },
+    /// [`ShieldedVms::change`].
+    Change {
+        /// The VM.
+        vm: VmId,
+        /// What is to be otherwise.
+        change: Change,
+    },
+    /// [`ShieldedVms::take_checkpoint`].
+    TakeCheckpoint {
+        /// The VM.
+        vm: VmId,
+        /// The new checkpoint.
+        checkpoint: CheckpointId,
+    },
+    /// [`ShieldedVms::apply_checkpoint`].
+    ApplyCheckpoint {
+        /// The VM.
+        vm: VmId,
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// Its sealed image.
+        image: Blob,
+    },
+    /// [`ShieldedVms::forget_checkpoint`].
+    ForgetCheckpoint {
+        /// The VM.
+        vm: VmId,
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+    },
+    /// [`ShieldedVms::settle`].
+    Settle {
+        /// The VM.
+        vm: VmId,
+    },
+    /// [`ShieldedVms::look`].
+    Look {
+        /// The VM.
+        vm: VmId,
+        /// The channel.
+        channel: Channel,
     },
     /// [`ShieldedVms::forget`].
     Forget {
@@ -124,6 +191,24 @@ pub enum VmReply {
         /// Sealed under the VM's current transport key.
         guest_state: Blob,
     },
+    /// The VM is sealed anew; write this and commit it.
+    Resealed {
+        /// Its state.
+        guest_state: Blob,
+        /// Its memory, if it is saved.
+        memory: Option<Blob>,
+        /// The image of the checkpoint that was taken.
+        image: Option<Blob>,
+    },
+    /// The keys of the change that counts now are gone from memory.
+    Settled,
+    /// A checkpoint is forgotten; the VM runs, and is sealed without it when it stops.
+    CheckpointForgotten,
+    /// What came out of the guest.
+    Shown {
+        /// As the guest gave it.
+        content: Blob,
+    },
     /// No key of the VM is here any more.
     Forgotten {
         /// Whether there was one.
@@ -166,9 +251,18 @@ impl ShieldedVms {
                 ingress_protector,
                 answer,
                 guest_state,
-            } => prepared(self.prepare_power_on(vault, &ingress_protector.0, &answer.0, &guest_state.0, rng)?),
-            VmRequest::PrepareOffline { protector, guest_state } => {
-                prepared(self.prepare_offline(vault, &protector.0, &guest_state.0, rng)?)
+                memory,
+            } => {
+                let at_rest = at_rest(&guest_state, memory.as_ref());
+                prepared(self.prepare_power_on(vault, &ingress_protector.0, &answer.0, at_rest, rng)?)
+            }
+            VmRequest::PrepareOffline {
+                protector,
+                guest_state,
+                memory,
+            } => {
+                let at_rest = at_rest(&guest_state, memory.as_ref());
+                prepared(self.prepare_offline(vault, &protector.0, at_rest, rng)?)
             }
             VmRequest::PrepareResume {
                 ingress_protector,
@@ -184,6 +278,32 @@ impl ShieldedVms {
             VmRequest::PowerOff { vm } => VmReply::Off {
                 guest_state: Blob(self.power_off(vm, rng)?),
             },
+            VmRequest::TurnOff { vm } => VmReply::Off {
+                guest_state: Blob(self.turn_off(vm, rng)?),
+            },
+            VmRequest::Suspend { vm } => resealed(self.suspend(vm, rng)?, None),
+            VmRequest::Reset { vm, disk } => VmReply::Started {
+                guest: self.reset(vm, &disk, rng)?,
+            },
+            VmRequest::Change { vm, change } => resealed(self.change(vm, change, rng)?, None),
+            VmRequest::TakeCheckpoint { vm, checkpoint } => {
+                let (image, sealed) = self.take_checkpoint(vm, checkpoint, rng)?;
+                resealed(sealed, Some(image))
+            }
+            VmRequest::ApplyCheckpoint { vm, checkpoint, image } => {
+                resealed(self.apply_checkpoint(vm, checkpoint, &image.0, rng)?, None)
+            }
+            VmRequest::ForgetCheckpoint { vm, checkpoint } => match self.forget_checkpoint(vm, checkpoint, rng)? {
+                Some(sealed) => resealed(sealed, None),
+                None => VmReply::CheckpointForgotten,
+            },
+            VmRequest::Settle { vm } => {
+                self.settle(vault, vm, rng)?;
+                VmReply::Settled
+            }
+            VmRequest::Look { vm, channel } => VmReply::Shown {
+                content: Blob(self.look(vm, channel)?.to_vec()),
+            },
             VmRequest::Forget { vm } => VmReply::Forgotten {
                 was_here: self.forget(vm)?,
             },
@@ -196,6 +316,21 @@ impl ShieldedVms {
             }
             VmRequest::List => VmReply::List { vms: self.list() },
         })
+    }
+}
+
+fn at_rest<'a>(guest_state: &'a Blob, memory: Option<&'a Blob>) -> AtRest<'a> {
+    AtRest {
+        guest_state: &guest_state.0,
+        memory: memory.map(|memory| memory.0.as_slice()),
+    }
+}
+
+fn resealed(sealed: Resealed, image: Option<Vec<u8>>) -> VmReply {
+    VmReply::Resealed {
+        guest_state: Blob(sealed.guest_state),
+        memory: sealed.memory.map(Blob),
+        image: image.map(Blob),
     }
 }
 
@@ -238,6 +373,7 @@ mod tests {
             ingress_protector: Blob(vec![1]),
             answer: Blob(vec![2; 3]),
             guest_state: Blob(Vec::new()),
+            memory: None,
         };
         let text = serde_json::to_string(&request).unwrap();
         assert!(text.starts_with("{\"ask\":\"prepare-power-on\""), "{text}");

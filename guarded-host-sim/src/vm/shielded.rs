@@ -1,5 +1,6 @@
-//! What the VBS store does for shielded VMs: opens a KPS answer, opens and reseals the state, runs
-//! vTPM and guest, packs a VM for a migration and forgets its keys.
+//! What the VBS store does for VMs with a key protector: opens a KPS answer, opens and reseals the state,
+//! runs vTPM and guest, packs a VM for a migration and forgets its keys. What else may be done to a VM
+//! while its keys are here is in `life`.
 //!
 //! Transport keys, vTPM keys and guest memory exist here and nowhere else on a host. Whatever comes
 //! in was carried by the agent, an adversary: protector, answer, state and package are taken only
@@ -7,6 +8,8 @@
 //! state has opened under the ingress key, and after the sealed record ([`super::started`]) has taken
 //! note: an answer, a package or a generation of the past opens nothing again on this host. A key kept
 //! from the last roll is used only after its use was counted ([`super::offline`]).
+
+mod life;
 
 use std::{
     collections::HashMap,
@@ -23,11 +26,15 @@ use hgs_protocol::{
 };
 use zeroize::Zeroizing;
 
+pub use self::life::Resealed;
 use super::{
     VmId, VmName,
+    checkpoint::{CheckpointError, Checkpoints},
     disk::{DiskError, LockedDisk},
     guest::{Guest, GuestError, GuestReport},
+    memory::{MemoryError, open_memory},
     package::{LARGEST_PACKAGE, MigrationId, Package, PackageError, PackageHeader},
+    security::{Security, SecurityError, Switch},
     started::{Opening, StartedError, Vault, note_leaving, note_offline, note_opened, note_started},
     state::{Age, GuestState, StateError, StateHeader, VtpmState},
     vtpm::{Vtpm, VtpmError},
@@ -38,28 +45,46 @@ use crate::commit_point::commit_point;
 pub struct ShieldedVms {
     folder: PathBuf,
     volume: Option<PathBuf>,
+    /// Whether this host is of version 1803 or later.
+    shielded_console: bool,
     vms: HashMap<VmId, Vm>,
 }
 
 struct Vm {
-    /// The transport key under which the VM's state is sealed now.
+    seal: Seal,
+    phase: Phase,
+}
+
+/// What every sealed form of a VM is made with.
+struct Seal {
+    /// The transport key of now.
     key: TransportKey,
     age: Age,
-    phase: Phase,
+    security: Security,
+    checkpoints: Checkpoints,
 }
 
 enum Phase {
     /// Opened and resealed; the agent has yet to commit the new generation.
     Prepared {
         vtpm: VtpmState,
-        memory: Option<Zeroizing<Vec<u8>>>,
+        start: Start,
     },
     Running(Box<(Vtpm, Guest)>),
-    /// Packed for a migration whose outcome is not known yet.
+    /// Packed for a migration, saved or held for a checkpoint, and it is not known yet what becomes of it.
     Suspended {
         vtpm: VtpmState,
         memory: Zeroizing<Vec<u8>>,
     },
+}
+
+/// How a prepared VM begins to run.
+enum Start {
+    Boot,
+    /// With the memory that was saved.
+    Resume(Zeroizing<Vec<u8>>),
+    /// With the memory that came from another host.
+    Arrive(Zeroizing<Vec<u8>>),
 }
 
 /// What the agent must write and commit before the VM may start.
@@ -71,7 +96,7 @@ pub struct Prepared {
     pub generation: u64,
     /// The protector with the key of the state.
     pub protector: Vec<u8>,
-    /// The state, sealed anew.
+    /// The state, sealed anew. Of a saved VM it is the state without its memory, which the store holds now.
     pub guest_state: Vec<u8>,
     /// How often this host may start the VM offline after this start.
     pub offline_starts_left: u32,
@@ -85,7 +110,7 @@ pub enum VmPhase {
     Prepared,
     /// Its guest runs.
     Running,
-    /// Its guest is packed for a migration.
+    /// Its guest is held: packed for a migration, saved, or while a checkpoint is taken.
     Suspended,
 }
 
@@ -104,6 +129,18 @@ pub enum ShieldedError {
     /// The state does not open under the ingress key.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The saved memory does not open, or not beside this state.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The VM's kind or switches do not allow it.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Hardware of a VM with a saved memory.
+    #[error("the VM is saved: resume it and shut it down, or discard its saved state, and change it then")]
+    Saved,
     /// The package does not open under the ingress key.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -141,26 +178,34 @@ impl ShieldedVms {
         ShieldedVms {
             folder: folder.to_path_buf(),
             volume: volume.map(Path::to_path_buf),
+            shielded_console: true,
             vms: HashMap::new(),
         }
     }
 
-    /// Opens the state of a VM for a power-on and reseals it under the egress key. What was used is
-    /// on record before the result leaves.
+    /// As a host of before version 1803, which has no console for shielded VMs.
+    #[must_use]
+    pub fn before_1803(mut self) -> ShieldedVms {
+        self.shielded_console = false;
+        self
+    }
+
+    /// Opens the state of a VM, with the memory if it is saved, and reseals the state under the egress key. What
+    /// was used is on record before the result leaves.
     pub fn prepare_power_on(
         &mut self,
         vault: &mut dyn Vault,
         ingress_protector: &[u8],
         answer: &[u8],
-        guest_state: &[u8],
+        at_rest: AtRest<'_>,
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
-        self.refuse_running(StateHeader::read(guest_state)?.vm)?;
+        self.refuse_running(StateHeader::read(at_rest.guest_state)?.vm)?;
         let released = Released::open(vault.vsm_key(), ingress_protector, answer)?;
-        let state = GuestState::open(guest_state, &released.release.ingress)?;
-        let StateHeader { vm, age } = state.header;
+        let opened = at_rest.open(&released.release.ingress)?;
+        let (vm, age) = (opened.vm, opened.age);
         note_opened(vault, vm, age, &released.opening(None), rng)?;
-        Ok(self.prepare(vm, released.next(age), state.vtpm, None, rng))
+        Ok(self.prepare(opened, released.next(age), rng))
     }
 
     /// As [`ShieldedVms::prepare_power_on`], without an answer of the KPS: with the key kept from the last
@@ -170,16 +215,16 @@ impl ShieldedVms {
         &mut self,
         vault: &mut dyn Vault,
         protector: &[u8],
-        guest_state: &[u8],
+        at_rest: AtRest<'_>,
         rng: &mut dyn Random,
     ) -> Result<Prepared, ShieldedError> {
         // Authentic only once the state has opened; until then it can do no more than cost a start.
-        let StateHeader { vm, age } = StateHeader::read(guest_state)?;
+        let StateHeader { vm, age, .. } = StateHeader::read(at_rest.guest_state)?;
         self.refuse_running(vm)?;
         let digest = KeyProtector::parse(protector).map_err(RollError::Ingress)?.digest();
         let start = note_offline(vault, vm, age, &digest, rng)?;
         commit_point("offline:counted");
-        let state = GuestState::open(guest_state, &start.key)?;
+        let opened = at_rest.open(&start.key)?;
         let next = Next {
             age: Age {
                 generation: age.generation,
@@ -189,7 +234,7 @@ impl ShieldedVms {
             protector: protector.to_vec(),
             offline_starts_left: start.left,
         };
-        Ok(self.prepare(vm, next, state.vtpm, None, rng))
+        Ok(self.prepare(opened, next, rng))
     }
 
     /// Opens the package of a migration and reseals the VM's state under the egress key. What was
@@ -205,35 +250,33 @@ impl ShieldedVms {
         self.refuse_running(PackageHeader::read(package)?.vm)?;
         let released = Released::open(vault.vsm_key(), ingress_protector, answer)?;
         let package = Package::open(package, &released.release.ingress)?;
-        let PackageHeader {
-            vm,
-            migration,
-            generation,
-        } = package.header;
-        let age = Age::rolled(generation);
+        let (PackageHeader { vm, migration, .. }, age) = (package.header, Age::rolled(package.header.generation));
         note_opened(vault, vm, age, &released.opening(Some(migration)), rng)?;
-        Ok(self.prepare(vm, released.next(age), package.vtpm, Some(package.memory), rng))
+        let opened = OpenedVm {
+            vm,
+            age,
+            security: package.header.security,
+            checkpoints: package.checkpoints,
+            vtpm: package.vtpm,
+            start: Start::Arrive(package.memory),
+        };
+        Ok(self.prepare(opened, released.next(age), rng))
     }
 
-    fn prepare(
-        &mut self,
-        id: VmId,
-        next: Next,
-        vtpm: VtpmState,
-        memory: Option<Zeroizing<Vec<u8>>>,
-        rng: &mut dyn Random,
-    ) -> Prepared {
-        let guest_state = GuestState {
-            header: StateHeader { vm: id, age: next.age },
-            vtpm: vtpm.clone(),
-        }
-        .seal(&next.key, rng);
-        let vm = Vm {
+    fn prepare(&mut self, opened: OpenedVm, next: Next, rng: &mut dyn Random) -> Prepared {
+        let id = opened.vm;
+        let seal = Seal {
             key: next.key,
             age: next.age,
-            phase: Phase::Prepared { vtpm, memory },
+            security: opened.security,
+            checkpoints: opened.checkpoints,
         };
-        self.vms.insert(id, vm);
+        let guest_state = seal.guest_state(id, &opened.vtpm, rng);
+        let phase = Phase::Prepared {
+            vtpm: opened.vtpm,
+            start: opened.start,
+        };
+        self.vms.insert(id, Vm { seal, phase });
         commit_point("power-on:opened");
         Prepared {
             vm: id,
@@ -254,29 +297,41 @@ impl ShieldedVms {
         rng: &mut dyn Random,
     ) -> Result<GuestReport, ShieldedError> {
         let folder = self.vtpm_folder(id);
-        let volume = self.volume.clone();
-        let open = |disk: &Path| match &volume {
-            Some(volume) => LockedDisk::open_below(volume, disk),
-            None => Err(DiskError::Elsewhere),
-        };
+        let disk = self.disk(disk);
         let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
-        note_started(vault, id, vm.age, &vm.key, rng)?;
+        note_started(vault, id, vm.seal.age, &vm.seal.key, rng)?;
         commit_point("power-on:recorded");
+        let security = vm.seal.security;
+        if !security.is_on(Switch::Vtpm) {
+            return Err(GuestError::NoVtpm.into());
+        }
         let (vtpm, guest) = match &vm.phase {
-            Phase::Prepared { vtpm, memory: None } => {
+            Phase::Prepared {
+                vtpm,
+                start: Start::Boot,
+            } => {
                 let mut vtpm = Vtpm::power_on(name.as_str(), vtpm, &folder)?;
                 commit_point("power-on:vtpm-started");
-                let guest = Guest::boot(id, &mut vtpm, open(disk)?, rng)?;
+                let guest = boot(security, id, &mut vtpm, disk?, rng)?;
                 commit_point("power-on:booted");
                 (vtpm, guest)
             }
             Phase::Prepared {
                 vtpm,
-                memory: Some(memory),
+                start: Start::Resume(memory),
+            } => {
+                let vtpm = Vtpm::resume(name.as_str(), vtpm, &folder)?;
+                let guest = Guest::resume(id, memory, disk?)?;
+                commit_point("resume:resumed");
+                (vtpm, guest)
+            }
+            Phase::Prepared {
+                vtpm,
+                start: Start::Arrive(memory),
             }
             | Phase::Suspended { vtpm, memory } => {
                 let vtpm = Vtpm::resume(name.as_str(), vtpm, &folder)?;
-                let guest = Guest::resume(id, memory, open(disk)?)?;
+                let guest = Guest::resume(id, memory, disk?)?;
                 commit_point("migration:resumed");
                 (vtpm, guest)
             }
@@ -297,27 +352,22 @@ impl ShieldedVms {
         migration: MigrationId,
         rng: &mut dyn Random,
     ) -> Result<Vec<u8>, ShieldedError> {
-        let (key, age, vtpm, guest) = self.take_running(id)?;
-        let memory = guest.expose_memory();
-        drop(guest);
-        // A vTPM that cannot be saved leaves the VM stopped: its state on the volume still starts.
-        let vtpm = vtpm.suspend()?;
+        let vm = self.suspend_running(id)?;
+        let Phase::Suspended { vtpm, memory } = &vm.phase else {
+            return Err(phase_error(id, vm, "start"));
+        };
         let package = Package {
             header: PackageHeader {
                 vm: id,
                 migration,
-                generation: age.generation,
+                generation: vm.seal.age.generation,
+                security: vm.seal.security,
             },
+            checkpoints: vm.seal.checkpoints.clone(),
             vtpm: vtpm.clone(),
             memory: memory.clone(),
         };
-        let sealed = package.seal(&key, rng);
-        let suspended = Vm {
-            key,
-            age,
-            phase: Phase::Suspended { vtpm, memory },
-        };
-        self.vms.insert(id, suspended);
+        let sealed = package.seal(&vm.seal.key, rng);
         note_leaving(vault, id, rng)?;
         commit_point("migration:saved");
         if sealed.len() > LARGEST_PACKAGE {
@@ -326,15 +376,14 @@ impl ShieldedVms {
         Ok(sealed)
     }
 
-    /// Stops a running VM in an orderly way and gives its state, sealed under the current key.
+    /// Shuts a running VM down and gives its state, sealed under the current key.
     pub fn power_off(&mut self, id: VmId, rng: &mut dyn Random) -> Result<Vec<u8>, ShieldedError> {
-        let (key, age, vtpm, guest) = self.take_running(id)?;
-        drop(guest);
-        let state = GuestState {
-            header: StateHeader { vm: id, age },
-            vtpm: vtpm.power_off()?,
-        };
-        Ok(state.seal(&key, rng))
+        let (seal, vtpm, guest) = self.take_running(id)?;
+        // A volume that takes no more writes is one that was not shut down; the vTPM is saved all the same.
+        let _ = guest.shut_down(rng);
+        let guest_state = seal.guest_state(id, &vtpm.power_off()?, rng);
+        commit_point("power-off:stopped");
+        Ok(guest_state)
     }
 
     /// Drops every key of the VM from memory; what may be started offline stays sealed. Refused while its guest runs. Answers whether there was one.
@@ -360,20 +409,30 @@ impl ShieldedVms {
     }
 
     /// Takes a running VM out of the table: whatever fails from here on, it does not run any more.
-    fn take_running(&mut self, id: VmId) -> Result<(TransportKey, Age, Vtpm, Guest), ShieldedError> {
+    fn take_running(&mut self, id: VmId) -> Result<(Seal, Vtpm, Guest), ShieldedError> {
         match self.vms.remove(&id) {
             None => Err(ShieldedError::NotHere(id)),
             Some(Vm {
-                key,
-                age,
+                seal,
                 phase: Phase::Running(running),
-            }) => Ok((key, age, running.0, running.1)),
+            }) => Ok((seal, running.0, running.1)),
             Some(vm) => {
                 let error = phase_error(id, &vm, "start");
                 self.vms.insert(id, vm);
                 Err(error)
             }
         }
+    }
+
+    /// Suspends a running VM and keeps it so.
+    fn suspend_running(&mut self, id: VmId) -> Result<&mut Vm, ShieldedError> {
+        let (seal, vtpm, guest) = self.take_running(id)?;
+        let memory = guest.expose_memory();
+        drop(guest);
+        // A vTPM that cannot be saved leaves the VM stopped: its state on the volume still starts.
+        let vtpm = vtpm.suspend()?;
+        let phase = Phase::Suspended { vtpm, memory };
+        Ok(self.vms.entry(id).or_insert(Vm { seal, phase }))
     }
 
     /// A suspended VM may be powered on anew: its memory is lost, as after a power cut.
@@ -386,6 +445,45 @@ impl ShieldedVms {
 
     fn vtpm_folder(&self, id: VmId) -> PathBuf {
         self.folder.join(format!("vtpm-{id}"))
+    }
+
+    fn disk(&self, disk: &Path) -> Result<LockedDisk, DiskError> {
+        match &self.volume {
+            Some(volume) => LockedDisk::open_below(volume, disk),
+            None => Err(DiskError::Elsewhere),
+        }
+    }
+}
+
+fn boot(
+    security: Security,
+    id: VmId,
+    vtpm: &mut Vtpm,
+    disk: LockedDisk,
+    rng: &mut dyn Random,
+) -> Result<Guest, GuestError> {
+    match security.is_on(Switch::SecureBoot) {
+        true => Guest::boot(id, vtpm, disk, rng),
+        false => Guest::boot_insecurely(id, vtpm, disk, rng),
+    }
+}
+
+impl Seal {
+    fn header(&self, vm: VmId) -> StateHeader {
+        StateHeader {
+            vm,
+            age: self.age,
+            security: self.security,
+        }
+    }
+
+    fn guest_state(&self, vm: VmId, vtpm: &VtpmState, rng: &mut dyn Random) -> Vec<u8> {
+        GuestState {
+            header: self.header(vm),
+            checkpoints: self.checkpoints.clone(),
+            vtpm: vtpm.clone(),
+        }
+        .seal(&self.key, rng)
     }
 }
 
@@ -404,6 +502,42 @@ fn phase_error(vm: VmId, here: &Vm, wanted: &'static str) -> ShieldedError {
         vm,
         phase: here.phase(),
         wanted,
+    }
+}
+
+/// The files of a VM that does not run, as they lie on the volume.
+#[derive(Clone, Copy)]
+pub struct AtRest<'a> {
+    /// The sealed state.
+    pub guest_state: &'a [u8],
+    /// The sealed memory, if the VM is saved.
+    pub memory: Option<&'a [u8]>,
+}
+
+/// A VM whose state or package has opened.
+struct OpenedVm {
+    vm: VmId,
+    age: Age,
+    security: Security,
+    checkpoints: Checkpoints,
+    vtpm: VtpmState,
+    start: Start,
+}
+
+impl AtRest<'_> {
+    fn open(&self, key: &TransportKey) -> Result<OpenedVm, ShieldedError> {
+        let state = GuestState::open(self.guest_state, key)?;
+        let memory = self
+            .memory
+            .map(|memory| open_memory(memory, key, &state.header, self.guest_state));
+        Ok(OpenedVm {
+            vm: state.header.vm,
+            age: state.header.age,
+            security: state.header.security,
+            checkpoints: state.checkpoints,
+            vtpm: state.vtpm,
+            start: memory.transpose()?.map_or(Start::Boot, Start::Resume),
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 //! `guest-state.bin`: the vTPM of a VM at rest, sealed under the VM's transport key.
 //!
-//! Header (authenticated, in clear): `HGSVMST2`, VM id (16), age: generation (u64 LE) and offline start
-//! (u32 LE). Body: AES-256-GCM under HKDF(transport key, `HGS-VM-STATE`, VM id) of the fields K_v (32 bytes, the key under which
-//! the vTPM encrypts its own files) and the vTPM's permanent state. A VM's state is resealed under
-//! the egress key at every roll, so the key of an earlier generation opens nothing later. A start
+//! Header (authenticated, in clear): `HGSVMST3`, VM id (16), age: generation (u64 LE) and offline start
+//! (u32 LE), security (2 bytes). Body: AES-256-GCM under HKDF(transport key, `HGS-VM-STATE`, VM id) of the fields K_v (32
+//! bytes, the key under which the vTPM encrypts its own files), the vTPM's permanent state and the keys of the VM's
+//! checkpoints. A VM's state is resealed under the egress key at every roll, so the key of an earlier generation opens nothing later. A start
 //! without contact brings no new key: the state keeps its generation and gets the number of that start.
 
 use std::fmt;
@@ -15,10 +15,10 @@ use hgs_protocol::{
 };
 use zeroize::Zeroizing;
 
-use super::{VmId, fields};
+use super::{VmId, checkpoint::Checkpoints, fields, security::Security};
 
-const MAGIC: &[u8; 8] = b"HGSVMST2";
-const HEADER: usize = 8 + 16 + 8 + 4;
+const MAGIC: &[u8; 8] = b"HGSVMST3";
+const HEADER: usize = 8 + 16 + 8 + 4 + Security::LENGTH;
 const LABEL: &str = "HGS-VM-STATE";
 
 /// A vTPM that is not running: its key and its files, which are encrypted under that key.
@@ -76,12 +76,16 @@ pub struct StateHeader {
     pub vm: VmId,
     /// How new the state is.
     pub age: Age,
+    /// What the VM's kind and switches are.
+    pub security: Security,
 }
 
 /// An opened guest state.
 pub struct GuestState {
     /// From the authenticated header.
     pub header: StateHeader,
+    /// The VM's checkpoints.
+    pub checkpoints: Checkpoints,
     /// The vTPM.
     pub vtpm: VtpmState,
 }
@@ -96,17 +100,24 @@ impl StateHeader {
                 generation: fields::take_u64(rest)?,
                 start: fields::take_u32(rest)?,
             };
+            let security = Security::parse(fields::take_array(rest)?)?;
             (magic == *MAGIC).then_some(StateHeader {
                 vm: VmId(uuid::Uuid::from_bytes(vm)),
                 age,
+                security,
             })
         };
         parts(&mut &*sealed).ok_or(StateError::Format)
     }
 
     fn encode(&self) -> Vec<u8> {
+        [MAGIC.as_slice(), &self.fields()].concat()
+    }
+
+    /// VM id, age and security as they stand in headers.
+    pub(super) fn fields(&self) -> Vec<u8> {
         let (generation, start) = (self.age.generation.to_le_bytes(), self.age.start.to_le_bytes());
-        [MAGIC.as_slice(), self.vm.bytes(), &generation, &start].concat()
+        [self.vm.bytes().as_slice(), &generation, &start, &self.security.encode()].concat()
     }
 }
 
@@ -114,9 +125,12 @@ impl GuestState {
     /// Seals under `key`. The result differs at every call.
     pub fn seal(&self, key: &TransportKey, rng: &mut dyn Random) -> Vec<u8> {
         let header = self.header.encode();
-        let mut body = Zeroizing::new(Vec::with_capacity(self.vtpm.permanent.len() + 64));
+        let mut body = Zeroizing::new(Vec::with_capacity(
+            self.vtpm.permanent.len() + self.checkpoints.length() + 64,
+        ));
         fields::put(&mut body, self.vtpm.key.expose());
         fields::put(&mut body, &self.vtpm.permanent);
+        self.checkpoints.write(&mut body);
         let sealed = gcm_seal(&derive(key, self.header.vm), &header, &body, rng);
         [header, sealed].concat()
     }
@@ -130,10 +144,15 @@ impl GuestState {
         let parts = |rest: &mut &[u8]| {
             let key = Secret32::from_slice(fields::take(rest)?)?;
             let permanent = fields::take(rest)?.to_vec();
-            rest.is_empty().then_some(VtpmState { key, permanent })
+            let checkpoints = Checkpoints::parse(rest)?;
+            rest.is_empty().then_some((VtpmState { key, permanent }, checkpoints))
         };
-        let vtpm = parts(&mut rest).ok_or(StateError::Format)?;
-        Ok(GuestState { header, vtpm })
+        let (vtpm, checkpoints) = parts(&mut rest).ok_or(StateError::Format)?;
+        Ok(GuestState {
+            header,
+            checkpoints,
+            vtpm,
+        })
     }
 }
 
@@ -144,6 +163,7 @@ fn derive(key: &TransportKey, vm: VmId) -> Secret32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::security::Kind;
     use hgs_protocol::env::SeededRandom;
     use proptest::prelude::*;
 
@@ -153,7 +173,9 @@ mod tests {
             header: StateHeader {
                 vm: VmId::random(rng),
                 age: Age { generation, start: 7 },
+                security: Security::of(Kind::Shielded),
             },
+            checkpoints: Checkpoints::default(),
             vtpm: VtpmState {
                 key: Secret32::random(rng),
                 permanent,

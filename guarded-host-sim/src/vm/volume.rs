@@ -1,10 +1,14 @@
 //! The shared volume (as a cluster shared volume): which files a VM has and which of them count.
 //!
-//! `<volume>/<vm>/generations/<name>/{protector.xml,guest-state.bin}`, `disk.bin`, `current.json`.
-//! The rename of `current.json` is the single commit point of power-on and migration alike: before
+//! `<volume>/<vm>/generations/<name>/{protector.xml,guest-state.bin,memory.bin}`, `disk.bin` (or `disk-TAG.bin`
+//! once a checkpoint was applied), `checkpoints/<id>/{image.bin,disk.bin}`, `current.json`.
+//! The rename of `current.json` is the single commit point of whatever is done to a VM: before
 //! it the old generation counts, after it the new one, and a VM has exactly one owner host at any
-//! instant. Protector and state of a generation are durable before `current.json` names them, and
+//! instant. Everything that `current.json` names is durable before it does, and
 //! the previous generation is kept. No key appears here.
+
+mod checkpoints;
+mod transfer;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,6 +19,7 @@ use std::{
 
 use hgs_protocol::env::Random;
 
+pub use self::checkpoints::{CheckpointEntry, DiskTag};
 use super::{VmId, VmName, package::MigrationId};
 
 /// The folder that all hosts of a fabric share.
@@ -46,6 +51,15 @@ pub struct Current {
     pub commit: u64,
     /// The migration that made this commit, if one did.
     pub migration: Option<MigrationId>,
+    /// The generation from before the protector was replaced, until the VM starts with the new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_good: Option<GenerationName>,
+    /// The disk, when it is not the one that the VM was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskTag>,
+    /// The VM's checkpoints, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checkpoints: Vec<CheckpointEntry>,
 }
 
 /// Folder of a generation: its number and a random tag, so that two hosts that prepare the same
@@ -64,6 +78,8 @@ pub struct Generation {
     pub protector: Vec<u8>,
     /// The guest state, sealed under the transport key inside the protector.
     pub guest_state: Vec<u8>,
+    /// The memory of a saved VM, sealed under the same key.
+    pub memory: Option<Vec<u8>>,
 }
 
 /// Why the volume refuses.
@@ -80,6 +96,18 @@ pub enum VolumeError {
     /// There is such a VM already.
     #[error("the VM {0} is on the volume already")]
     Exists(VmName),
+    /// The same VM under another name.
+    #[error(
+        "the VM that is to be imported is on the volume already, as {0}: a VM is there once, since both copies would \
+         have one identity and one disk key"
+    )]
+    SameVm(VmName),
+    /// Where a VM is to be exported to.
+    #[error("{} exists: export the VM to another folder, or move that one away", .0.display())]
+    InTheWay(PathBuf),
+    /// Where a VM is to be imported from.
+    #[error("{} is no exported VM: name the folder that holds its current.json", .0.display())]
+    NoExport(PathBuf),
     /// `current.json` does not parse.
     #[error("{path} is damaged: {reason}")]
     Damaged {
@@ -152,7 +180,7 @@ impl Volume {
         if folder.current_path().exists() {
             return Err(VolumeError::Exists(name.clone()));
         }
-        write_durably(&folder.disk_path(), disk)?;
+        write_durably(&folder.path.join(FIRST_DISK), disk)?;
         let generation = folder.write_generation(1, first, rng)?;
         folder.replace_current(&Current {
             vm_id,
@@ -161,10 +189,25 @@ impl Volume {
             owner_host: owner_host.to_owned(),
             commit: 1,
             migration: None,
+            known_good: None,
+            disk: None,
+            checkpoints: Vec::new(),
         })?;
         sync_folder(&self.root)?;
         give_to_owner_of(&self.root, &folder.path)?;
         Ok(folder)
+    }
+
+    /// The VMs that are on the volume, by name.
+    pub fn vms(&self) -> Result<Vec<VmFolder>, VolumeError> {
+        let entries = fs::read_dir(&self.root).map_err(io_error("list", &self.root))?;
+        let mut names: Vec<VmName> = entries
+            .flatten()
+            .filter_map(|entry| VmName::try_from(entry.file_name().into_string().ok()?).ok())
+            .collect();
+        names.sort();
+        let folders = names.iter().map(|name| self.folder(name));
+        Ok(folders.filter(|folder| folder.current_path().exists()).collect())
     }
 
     fn folder(&self, name: &VmName) -> VmFolder {
@@ -187,8 +230,11 @@ impl VmFolder {
     }
 
     /// The VM's disk.
-    pub fn disk_path(&self) -> PathBuf {
-        self.path.join("disk.bin")
+    pub fn disk_path(&self, current: &Current) -> PathBuf {
+        self.path.join(match &current.disk {
+            None => FIRST_DISK.to_owned(),
+            Some(tag) => tag.file_name(),
+        })
     }
 
     /// What counts now.
@@ -208,10 +254,20 @@ impl VmFolder {
             let path = folder.join(file);
             fs::read(&path).map_err(io_error("read", &path))
         };
+        let memory = match fs::read(folder.join(MEMORY)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            found => Some(found.map_err(io_error("read", &folder.join(MEMORY)))?),
+        };
         Ok(Generation {
             protector: read("protector.xml")?,
             guest_state: read("guest-state.bin")?,
+            memory,
         })
+    }
+
+    /// Whether a generation is one of a saved VM.
+    pub fn is_saved(&self, name: &GenerationName) -> bool {
+        self.generation_path(name).join(MEMORY).exists()
     }
 
     /// Writes a generation durably under a fresh name. It counts only once it is committed.
@@ -225,20 +281,24 @@ impl VmFolder {
             number,
             tag: u32::from_le_bytes(rng.bytes()),
         };
-        let folder = self.generation_path(&name);
-        fs::create_dir(&folder).map_err(io_error("create", &folder))?;
-        write_durably(&folder.join("protector.xml"), &files.protector)?;
-        write_durably(&folder.join("guest-state.bin"), &files.guest_state)?;
-        sync_folder(&folder)?;
-        sync_folder(&self.path.join("generations"))?;
-        give_to_owner_of(&self.path, &folder)?;
+        self.write_generation_as(&name, files)?;
         Ok(name)
     }
 
-    /// Makes `generation` and `owner_host` count, if what counted is still `expected`; then drops
-    /// what is older than the previous generation.
-    ///
-    /// This is the commit point. When it answers `Overtaken`, nothing has changed.
+    fn write_generation_as(&self, name: &GenerationName, files: &Generation) -> Result<(), VolumeError> {
+        let folder = self.generation_path(name);
+        fs::create_dir(&folder).map_err(io_error("create", &folder))?;
+        write_durably(&folder.join("protector.xml"), &files.protector)?;
+        write_durably(&folder.join("guest-state.bin"), &files.guest_state)?;
+        if let Some(memory) = &files.memory {
+            write_durably(&folder.join(MEMORY), memory)?;
+        }
+        sync_folder(&folder)?;
+        sync_folder(&self.path.join("generations"))?;
+        give_to_owner_of(&self.path, &folder)
+    }
+
+    /// Makes `generation` and `owner_host` count, as [`VmFolder::commit_change`] does; all else stays.
     pub fn commit(
         &self,
         expected: &Current,
@@ -246,6 +306,20 @@ impl VmFolder {
         owner_host: &str,
         migration: Option<MigrationId>,
     ) -> Result<Current, VolumeError> {
+        let wanted = Current {
+            generation,
+            owner_host: owner_host.to_owned(),
+            migration,
+            ..expected.clone()
+        };
+        self.commit_change(expected, wanted)
+    }
+
+    /// Makes `wanted` count (its count of commits and its previous generation follow from `expected`), if what
+    /// counted is still `expected`; then drops what nothing names any more.
+    ///
+    /// This is the commit point. When it answers `Overtaken`, nothing has changed.
+    pub fn commit_change(&self, expected: &Current, wanted: Current) -> Result<Current, VolumeError> {
         let path = self.path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -263,18 +337,16 @@ impl VmFolder {
                 commit: found.commit,
             });
         }
-        let previous = if generation == expected.generation {
+        let previous = if wanted.generation == expected.generation {
             expected.previous.clone()
         } else {
             Some(expected.generation.clone())
         };
         let next = Current {
             vm_id: expected.vm_id,
-            generation,
             previous,
-            owner_host: owner_host.to_owned(),
             commit: expected.commit.saturating_add(1),
-            migration,
+            ..wanted
         };
         self.replace_current(&next)?;
         self.drop_older(&next);
@@ -292,13 +364,19 @@ impl VmFolder {
             .collect())
     }
 
-    /// Removes every generation but the two that `current` names. A failure leaves waste, no more.
+    /// Removes the generations, disks and checkpoints that `current` does not name. A failure leaves waste, no more.
     fn drop_older(&self, current: &Current) {
+        let kept = [
+            Some(&current.generation),
+            current.previous.as_ref(),
+            current.known_good.as_ref(),
+        ];
         for name in self.generations().unwrap_or_default() {
-            if name != current.generation && current.previous.as_ref() != Some(&name) {
+            if !kept.contains(&Some(&name)) {
                 let _ = fs::remove_dir_all(self.generation_path(&name));
             }
         }
+        self.drop_unnamed_disks(current);
     }
 
     fn replace_current(&self, current: &Current) -> Result<(), VolumeError> {
@@ -352,6 +430,10 @@ impl From<GenerationName> for String {
     }
 }
 
+/// The disk that a VM is made with.
+const FIRST_DISK: &str = "disk.bin";
+const MEMORY: &str = "memory.bin";
+
 /// Whoever `folder` belongs to must be able to change what root has put below it; only root may find another
 /// there.
 fn give_to_owner_of(folder: &Path, path: &Path) -> Result<(), VolumeError> {
@@ -388,6 +470,7 @@ mod tests {
         Generation {
             protector: vec![tag; 10],
             guest_state: vec![tag; 20],
+            memory: None,
         }
     }
 

@@ -178,6 +178,20 @@ impl Vtpm {
         })
     }
 
+    /// Cuts the vTPM's power and takes what it has written so far.
+    pub fn turn_off(self) -> Result<VtpmState, VtpmError> {
+        drop(self.tpm);
+        Ok(VtpmState {
+            permanent: self.folder.read_state()?,
+            key: self.key,
+        })
+    }
+
+    /// A power cycle: PCRs start from their reset values.
+    pub fn reset(&mut self) -> Result<(), VtpmError> {
+        Ok(self.tpm.reset(0)?)
+    }
+
     fn session(&mut self, kind: SessionKind, rng: &mut dyn Random) -> Result<SaltedSession, VtpmError> {
         let storage_key = self.tpm.channel().read_public(SRK_HANDLE)?;
         let key = storage_key.rsa_key().ok_or(TpmError::Key)?;

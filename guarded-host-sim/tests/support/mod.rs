@@ -22,7 +22,7 @@ use guarded_host_sim::{
 };
 use hgs_protocol::{
     env::{Clock, OsRandom, Random},
-    protector::KeyProtector,
+    protector::{KeyPair, KeyProtector},
 };
 use serde_json::{Value, json};
 
@@ -170,6 +170,19 @@ impl Stage {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Certificate and private key as PEM.
+pub(crate) fn pem(pair: &KeyPair) -> String {
+    let block = |label: &str, der: &[u8]| {
+        let text = STANDARD.encode(der);
+        let lines: Vec<&str> = (0..text.len())
+            .step_by(64)
+            .map(|at| &text[at..text.len().min(at + 64)])
+            .collect();
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+    };
+    block("CERTIFICATE", pair.certificate().der()) + &block("PRIVATE KEY", pair.expose_pkcs8().unwrap())
 }
 
 /// A path and what stands there.

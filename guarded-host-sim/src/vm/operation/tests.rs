@@ -159,6 +159,10 @@ impl Host for TestHost<'_> {
         Ok(release.response.encode())
     }
 
+    async fn roll_locally(&self, _: &[u8]) -> Result<Option<Vec<u8>>, VmError> {
+        Ok(None)
+    }
+
     async fn store(&self, request: VmRequest) -> Result<VmReply, VmError> {
         self.kept.borrow_mut().push(request.clone());
         let vault = &mut *self.vault.borrow_mut();
@@ -267,6 +271,7 @@ async fn a_vm_lives_on_exactly_one_host() {
         ingress_protector: Blob(before.protector.clone()),
         answer: Blob(answer),
         guest_state: Blob(before.guest_state.clone()),
+        memory: None,
     };
     for reboot in [false, true] {
         if reboot {
@@ -329,6 +334,7 @@ async fn a_vm_lives_on_exactly_one_host() {
             ingress_protector: Blob(files.protector.clone()),
             answer: Blob(answer),
             guest_state: Blob(guest_state),
+            memory: None,
         };
         let refused = one.store(request).await.unwrap_err();
         assert!(refused.to_string().contains("does not open"), "{what}: {refused}");
@@ -339,6 +345,7 @@ async fn a_vm_lives_on_exactly_one_host() {
         ingress_protector: Blob(files.protector.clone()),
         answer: Blob(roll(&*foreign, &files.protector).await.unwrap()),
         guest_state: Blob(files.guest_state.clone()),
+        memory: None,
     };
     let refused = one.store(request).await.unwrap_err();
     assert!(refused.to_string().contains("not encrypted for this host"), "{refused}");
@@ -347,6 +354,7 @@ async fn a_vm_lives_on_exactly_one_host() {
         ingress_protector: Blob(before.protector.clone()),
         answer: Blob(roll(&*one, &files.protector).await.unwrap()),
         guest_state: Blob(files.guest_state),
+        memory: None,
     };
     // Its wrappings are the same but for the keys, so the check of the roll holds; the state
     // opens under the key that the KPS released, which is what counts.
@@ -387,6 +395,9 @@ impl Host for Script {
                 message: String::new(),
             }),
         }
+    }
+    async fn roll_locally(&self, _: &[u8]) -> Result<Option<Vec<u8>>, VmError> {
+        Ok(None)
     }
     async fn store(&self, _: VmRequest) -> Result<VmReply, VmError> {
         Err(unexpected())
@@ -451,6 +462,7 @@ async fn an_offline_start_takes_the_newest_state_where_the_vm_has_stayed() {
     let offline = |files: &Generation| VmRequest::PrepareOffline {
         protector: Blob(files.protector.clone()),
         guest_state: Blob(files.guest_state.clone()),
+        memory: None,
     };
 
     one.limit.set(3);
@@ -561,10 +573,11 @@ async fn a_failed_attempt_leaves_no_key_and_nothing_to_replay() {
     // The guest does not come up: its disk is gone for a while.
     one.meanwhile.set(Meanwhile::Nothing);
     let aside = folder.path().join("disk.aside");
-    std::fs::rename(folder.disk_path(), &aside).unwrap();
+    let disk = folder.disk_path(&folder.current().unwrap());
+    std::fs::rename(&disk, &aside).unwrap();
     assert!(power_on(&*one, &volume, &name, rng).await.is_err());
     assert!(one.phases().is_empty());
-    std::fs::rename(&aside, folder.disk_path()).unwrap();
+    std::fs::rename(&aside, &disk).unwrap();
     // A record that cannot be written starts nothing.
     one.vault.borrow_mut().broken = true;
     let refused = power_on(&*one, &volume, &name, rng).await.unwrap_err();
