@@ -144,6 +144,8 @@ impl TpmMaker {
             .arg(self.directory.join("setup.conf"))
             .arg("--logfile")
             .arg(&log)
+            // Certificates pass through it, and the usual one may be another user's.
+            .env("TMPDIR", state)
             // The console output holds no more than the log does.
             .output(Output::Null);
         if rustix::process::getuid().is_root() {

@@ -5,6 +5,7 @@
 mod checkpoints;
 mod kinds;
 mod life;
+mod local;
 #[path = "../support/mod.rs"]
 mod support;
 mod transfer;

@@ -106,7 +106,7 @@ fn other_place(stage: &Stage, name: &str) -> PathBuf {
 }
 
 /// As whoever carries an exported VM to another site; the copy is for any user to read.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
