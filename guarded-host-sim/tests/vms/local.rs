@@ -25,7 +25,13 @@ fn local_host(folder: &Folder, name: &str) -> SimHost {
 fn create(folder: &Folder, host: &SimHost, name: &str) {
     let secret = folder.0.join("secret");
     fs::write(&secret, SECRET).unwrap();
-    good(host, &format!("create {name} --kind encryption-supported --secret-file {}", secret.display()));
+    good(
+        host,
+        &format!(
+            "create {name} --kind encryption-supported --secret-file {}",
+            secret.display()
+        ),
+    );
 }
 
 /// The words that name a host's own guardians to the command `guardian`.
@@ -49,17 +55,33 @@ async fn a_moved_vm_starts_once_the_certificates_of_its_old_host_have_moved_too(
 
     let out = folder.0.join("volume-of-host01/.exports");
     good(&one, &format!("export ledger --to {}", out.display()));
-    transfer::copy(&out.join("ledger"), &folder.0.join("volume-of-host02/.handed-over/ledger"));
+    transfer::copy(
+        &out.join("ledger"),
+        &folder.0.join("volume-of-host02/.handed-over/ledger"),
+    );
     let handed = folder.0.join("volume-of-host02/.handed-over/ledger");
     good(&two, &format!("import {}", handed.display()));
     // The second host has a guardian of the same name, with other keys.
     create(&folder, &two, "other");
     start(&two, "other");
     let owner = view(&two, "ledger").protector.unwrap().owner.unwrap();
-    refused(&two, "start ledger", &["local mode", "no guardian here has the private keys", &owner, "import it here"]);
+    refused(
+        &two,
+        "start ledger",
+        &[
+            "local mode",
+            "no guardian here has the private keys",
+            &owner,
+            "import it here",
+        ],
+    );
     refused(&two, "set-protector ledger --new-local", &["is saved"]);
     good(&two, "discard-saved ledger");
-    refused(&two, "set-protector ledger --new-local", &["no guardian of this host has the private keys"]);
+    refused(
+        &two,
+        "set-protector ledger --new-local",
+        &["no guardian of this host has the private keys"],
+    );
 
     // Both certificates, as PFX, from the one host to the other.
     let password = folder.0.join("pfx.password");
@@ -107,12 +129,20 @@ async fn a_wrong_protector_is_undone_until_the_vm_has_started() {
     good(&host, &format!("protector ledger --out {}", right.display()));
     good(&host, &format!("protector other --out {}", wrong.display()));
     let mut text = fs::read(&right).unwrap();
-    let at = text.windows(14).position(|w| w == b"<TransportKey>").unwrap_or(text.len() / 2) + 20;
+    let at = text
+        .windows(14)
+        .position(|w| w == b"<TransportKey>")
+        .unwrap_or(text.len() / 2)
+        + 20;
     text[at] = if text[at] == b'A' { b'B' } else { b'A' };
     fs::write(&broken, text).unwrap();
     refused(&host, &set(&right), &["in use"]);
     good(&host, "stop ledger");
-    refused(&host, "set-protector ledger --restore-last-known-good", &["no other key protector"]);
+    refused(
+        &host,
+        "set-protector ledger --restore-last-known-good",
+        &["no other key protector"],
+    );
     refused(&host, &set(&broken), &["key protector"]);
 
     // Another VM's protector is taken (nobody can tell), and the VM does not start.
@@ -137,7 +167,11 @@ async fn a_wrong_protector_is_undone_until_the_vm_has_started() {
     good(&host, "set-protector ledger --new-local");
     start(&host, "ledger");
     good(&host, "stop ledger");
-    refused(&host, "set-protector ledger --restore-last-known-good", &["no other key protector"]);
+    refused(
+        &host,
+        "set-protector ledger --restore-last-known-good",
+        &["no other key protector"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +200,11 @@ async fn a_granted_protector_fits_and_moves_a_local_vm_to_a_guarded_host() {
     good(&local, &format!("protector ledger --out {}", protector.display()));
     let store = guardians(&local);
     let dir = store.split(" --password-file").next().unwrap();
-    program(&format!("guardian import {} --name HGS {dir} --allow-untrusted-root", metadata.display())).unwrap();
+    program(&format!(
+        "guardian import {} --name HGS {dir} --allow-untrusted-root",
+        metadata.display()
+    ))
+    .unwrap();
     program(&format!(
         "protector grant {} --guardian HGS --owner UntrustedGuardian {store} --allow-untrusted-root",
         protector.display()
