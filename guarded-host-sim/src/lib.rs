@@ -8,6 +8,7 @@ pub mod commit_point;
 pub mod demo;
 pub mod fabric;
 pub mod gallery;
+pub mod ledger;
 pub mod machine;
 pub mod owner;
 pub mod renew_signer;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use guarded_host_sim::{
-    agent, demo, fabric, gallery, machine,
+    agent, demo, fabric, gallery, ledger, machine,
     owner::{guardian_command, protector_command},
     renew_signer, store, vm,
 };
@@ -28,6 +28,8 @@ enum Part {
     RenewSigner(renew_signer::RenewSignerArgs),
     /// VMs: run, save, move and look at them on a host, and change them as their owner.
     Vm(vm::command::VmArgs),
+    /// Checks, from the ledgers of several hosts' VBS stores, that no VM ran on two of them at once.
+    Ledger(ledger::command::LedgerArgs),
     /// A VM owner's guardians: make, import, export, list, show, remove.
     Guardian(guardian_command::GuardianArgs),
     /// A VM owner's key protectors: create, grant, revoke, inspect.
@@ -46,6 +48,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().part {
         Part::Demo(args) => {
             let good = demo::run(&args)?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Part::Ledger(args) => {
+            let good = ledger::command::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Part::Vm(args) => vm::command::run(&args)?,

@@ -23,6 +23,7 @@ use base64::{
 use clap::Parser;
 use guarded_host_sim::{
     agent::{self, AgentArgs},
+    ledger::{self, Ledger},
     machine::{
         boot::{Boot, STARTUP_LOCALITY},
         dials::Dials,
@@ -515,7 +516,8 @@ fn host(
         for key in [&opened.store.secrets().encryption, &opened.store.secrets().signing] {
             keep.keep_private_key(key.expose_pkcs8());
         }
-        let vms = ShieldedVms::new(&store_dir, Some(&of_store));
+        let ledger = Ledger::open(&store_dir.join(ledger::FILE)).unwrap();
+        let vms = ShieldedVms::new(&store_dir, Some(&of_store), ledger);
         store::serve(opened, &at, vms, &env, |report| Ok(sender.send(report.keys()?)?)).unwrap();
     });
     let (encryption, signing) = receiver.recv_timeout(Duration::from_secs(30)).unwrap();

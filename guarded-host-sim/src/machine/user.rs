@@ -86,7 +86,7 @@ impl AgentUser {
 }
 
 /// Gives a folder and everything below it to `user`, the folder itself last. Links are not followed.
-pub(crate) fn give_tree(path: &Path, user: u32) -> io::Result<()> {
+pub fn give_tree(path: &Path, user: u32) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {
             match give_tree(&entry?.path(), user) {

@@ -20,7 +20,11 @@ pub use root::{RootError, SEALING_PCRS};
 use serde::{Deserialize, Serialize};
 pub use state::{Opened, Secrets, StateError, Store};
 
-use crate::{tpm_channel::TpmChannel, vm::shielded::ShieldedVms};
+use crate::{
+    ledger::{self, Ledger},
+    tpm_channel::TpmChannel,
+    vm::shielded::ShieldedVms,
+};
 
 /// How the machine starts a store.
 #[derive(Clone, Debug, clap::Args)]
@@ -75,13 +79,15 @@ impl StoreReport {
 pub fn run(args: &StoreArgs) -> anyhow::Result<()> {
     let env = Env::system();
     let mut remarks = harden::harden();
+    // First, because two stores over one state would harm it.
+    let ledger = Ledger::open(&args.dir.join(ledger::FILE))?;
     let channel = TpmChannel::connect(&args.tpm, &args.name)?;
     let open = if args.anew { Store::open_anew } else { Store::open };
     let mut opened = open(&args.dir, channel, &mut env.rng())
         .with_context(|| format!("the VBS store of {} does not open", args.name))?;
     remarks.append(&mut opened.remarks);
     opened.remarks = remarks;
-    let mut vms = ShieldedVms::new(&args.dir, args.volume.as_deref());
+    let mut vms = ShieldedVms::new(&args.dir, args.volume.as_deref(), ledger);
     if args.before_1803 {
         vms = vms.before_1803();
     }

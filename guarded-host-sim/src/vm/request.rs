@@ -246,6 +246,7 @@ impl ShieldedVms {
         vault: &mut dyn Vault,
         rng: &mut dyn Random,
     ) -> Result<VmReply, ShieldedError> {
+        self.bury_the_dead()?;
         Ok(match request {
             VmRequest::PreparePowerOn {
                 ingress_protector,

@@ -10,6 +10,7 @@
 //! from the last roll is used only after its use was counted ([`super::offline`]).
 
 mod life;
+mod run;
 
 use std::{
     collections::HashMap,
@@ -27,19 +28,23 @@ use hgs_protocol::{
 use zeroize::Zeroizing;
 
 pub use self::life::Resealed;
+use self::run::Run;
 use super::{
     VmId, VmName,
     checkpoint::{CheckpointError, Checkpoints},
     disk::{DiskError, LockedDisk},
-    guest::{Guest, GuestError, GuestReport},
+    guest::{GuestError, GuestReport},
     memory::{MemoryError, open_memory},
     package::{LARGEST_PACKAGE, MigrationId, Package, PackageError, PackageHeader},
     security::{Security, SecurityError, Switch},
     started::{Opening, StartedError, Vault, note_leaving, note_offline, note_opened, note_started},
     state::{Age, GuestState, StateError, StateHeader, VtpmState},
-    vtpm::{Vtpm, VtpmError},
+    vtpm::VtpmError,
 };
-use crate::commit_point::commit_point;
+use crate::{
+    commit_point::commit_point,
+    ledger::{Event, Ledger, LedgerError, Of},
+};
 
 /// The shielded VMs of one host.
 pub struct ShieldedVms {
@@ -47,6 +52,7 @@ pub struct ShieldedVms {
     volume: Option<PathBuf>,
     /// Whether this host is of version 1803 or later.
     shielded_console: bool,
+    ledger: Ledger,
     vms: HashMap<VmId, Vm>,
 }
 
@@ -70,7 +76,7 @@ enum Phase {
         vtpm: VtpmState,
         start: Start,
     },
-    Running(Box<(Vtpm, Guest)>),
+    Running(Box<Run>),
     /// Packed for a migration, saved or held for a checkpoint, and it is not known yet what becomes of it.
     Suspended {
         vtpm: VtpmState,
@@ -156,6 +162,9 @@ pub enum ShieldedError {
     /// The disk does not open.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The ledger of what runs here takes no entry.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The VM is here, in a phase that does not allow the request.
     #[error("the VM {vm} is {phase:?} on this host; {wanted} it first")]
     Phase {
@@ -172,13 +181,14 @@ pub enum ShieldedError {
 }
 
 impl ShieldedVms {
-    /// No VM; vTPMs will run in folders below `folder` (absolute), and disks are
-    /// opened below `volume` only.
-    pub fn new(folder: &Path, volume: Option<&Path>) -> ShieldedVms {
+    /// No VM; vTPMs will run in folders below `folder` (absolute), disks are opened below `volume` only,
+    /// and every run is noted in `ledger`.
+    pub fn new(folder: &Path, volume: Option<&Path>, ledger: Ledger) -> ShieldedVms {
         ShieldedVms {
             folder: folder.to_path_buf(),
             volume: volume.map(Path::to_path_buf),
             shielded_console: true,
+            ledger,
             vms: HashMap::new(),
         }
     }
@@ -252,6 +262,8 @@ impl ShieldedVms {
         let package = Package::open(package, &released.release.ingress)?;
         let (PackageHeader { vm, migration, .. }, age) = (package.header, Age::rolled(package.header.generation));
         note_opened(vault, vm, age, &released.opening(Some(migration)), rng)?;
+        let of = Of::new(vm, age);
+        self.ledger.note(Event::Received { of, migration })?;
         let opened = OpenedVm {
             vm,
             age,
@@ -299,47 +311,27 @@ impl ShieldedVms {
         let folder = self.vtpm_folder(id);
         let disk = self.disk(disk);
         let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
+        if vm.phase() == VmPhase::Running {
+            return Err(phase_error(id, vm, "stop"));
+        }
         note_started(vault, id, vm.seal.age, &vm.seal.key, rng)?;
         commit_point("power-on:recorded");
-        let security = vm.seal.security;
-        if !security.is_on(Switch::Vtpm) {
+        if !vm.seal.security.is_on(Switch::Vtpm) {
             return Err(GuestError::NoVtpm.into());
         }
-        let (vtpm, guest) = match &vm.phase {
-            Phase::Prepared {
-                vtpm,
-                start: Start::Boot,
-            } => {
-                let mut vtpm = Vtpm::power_on(name.as_str(), vtpm, &folder)?;
-                commit_point("power-on:vtpm-started");
-                let guest = boot(security, id, &mut vtpm, disk?, rng)?;
-                commit_point("power-on:booted");
-                (vtpm, guest)
+        let (disk, of) = (disk?, Of::new(id, vm.seal.age));
+        self.ledger.note(Event::Started(of))?;
+        match Run::begin(id, name, vm, &folder, disk, rng) {
+            Ok(run) => {
+                let report = run.guest.report();
+                vm.phase = Phase::Running(Box::new(run));
+                Ok(report)
             }
-            Phase::Prepared {
-                vtpm,
-                start: Start::Resume(memory),
-            } => {
-                let vtpm = Vtpm::resume(name.as_str(), vtpm, &folder)?;
-                let guest = Guest::resume(id, memory, disk?)?;
-                commit_point("resume:resumed");
-                (vtpm, guest)
+            Err(failed) => {
+                self.ledger.note(Event::Stopped(of))?;
+                Err(failed)
             }
-            Phase::Prepared {
-                vtpm,
-                start: Start::Arrive(memory),
-            }
-            | Phase::Suspended { vtpm, memory } => {
-                let vtpm = Vtpm::resume(name.as_str(), vtpm, &folder)?;
-                let guest = Guest::resume(id, memory, disk?)?;
-                commit_point("migration:resumed");
-                (vtpm, guest)
-            }
-            Phase::Running(_) => return Err(phase_error(id, vm, "stop")),
-        };
-        let report = guest.report();
-        vm.phase = Phase::Running(Box::new((vtpm, guest)));
-        Ok(report)
+        }
     }
 
     /// Suspends a running VM and packs it for `migration`. It stays suspended here until
@@ -352,7 +344,7 @@ impl ShieldedVms {
         migration: MigrationId,
         rng: &mut dyn Random,
     ) -> Result<Vec<u8>, ShieldedError> {
-        let vm = self.suspend_running(id)?;
+        let vm = self.suspend_running(id, |of| Event::Sent { of, migration })?;
         let Phase::Suspended { vtpm, memory } = &vm.phase else {
             return Err(phase_error(id, vm, "start"));
         };
@@ -378,7 +370,7 @@ impl ShieldedVms {
 
     /// Shuts a running VM down and gives its state, sealed under the current key.
     pub fn power_off(&mut self, id: VmId, rng: &mut dyn Random) -> Result<Vec<u8>, ShieldedError> {
-        let (seal, vtpm, guest) = self.take_running(id)?;
+        let (seal, Run { vtpm, guest }) = self.take_running(id, Event::Stopped)?;
         // A volume that takes no more writes is one that was not shut down; the vTPM is saved all the same.
         let _ = guest.shut_down(rng);
         let guest_state = seal.guest_state(id, &vtpm.power_off()?, rng);
@@ -398,7 +390,7 @@ impl ShieldedVms {
     pub fn prove(&self, id: VmId, challenge: &[u8]) -> Result<([u8; 32], GuestReport), ShieldedError> {
         let vm = self.vms.get(&id).ok_or(ShieldedError::NotHere(id))?;
         match &vm.phase {
-            Phase::Running(running) => Ok((running.1.prove(challenge), running.1.report())),
+            Phase::Running(run) => Ok((run.guest.prove(challenge), run.guest.report())),
             _ => Err(phase_error(id, vm, "start")),
         }
     }
@@ -408,25 +400,38 @@ impl ShieldedVms {
         self.vms.iter().map(|(id, vm)| (*id, vm.phase())).collect()
     }
 
-    /// Takes a running VM out of the table: whatever fails from here on, it does not run any more.
-    fn take_running(&mut self, id: VmId) -> Result<(Seal, Vtpm, Guest), ShieldedError> {
+    /// A VM whose vTPM has died has stopped: its guest does not go on without.
+    pub(super) fn bury_the_dead(&mut self) -> Result<(), ShieldedError> {
+        let dead = self.vms.iter_mut().filter_map(|(id, vm)| match &mut vm.phase {
+            Phase::Running(run) => (!run.vtpm.is_running()).then_some(*id),
+            _ => None,
+        });
+        for id in dead.collect::<Vec<_>>() {
+            self.take_running(id, Event::Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a running VM out of the table, after `end` is noted: whatever fails from here on, it does not run
+    /// any more. Its disk stays locked as long as the guest lives.
+    fn take_running(&mut self, id: VmId, end: impl FnOnce(Of) -> Event) -> Result<(Seal, Run), ShieldedError> {
+        let vm = self.vms.get(&id).ok_or(ShieldedError::NotHere(id))?;
+        if vm.phase() != VmPhase::Running {
+            return Err(phase_error(id, vm, "start"));
+        }
+        self.ledger.note(end(Of::new(id, vm.seal.age)))?;
         match self.vms.remove(&id) {
-            None => Err(ShieldedError::NotHere(id)),
             Some(Vm {
                 seal,
-                phase: Phase::Running(running),
-            }) => Ok((seal, running.0, running.1)),
-            Some(vm) => {
-                let error = phase_error(id, &vm, "start");
-                self.vms.insert(id, vm);
-                Err(error)
-            }
+                phase: Phase::Running(run),
+            }) => Ok((seal, *run)),
+            _ => Err(ShieldedError::NotHere(id)),
         }
     }
 
     /// Suspends a running VM and keeps it so.
-    fn suspend_running(&mut self, id: VmId) -> Result<&mut Vm, ShieldedError> {
-        let (seal, vtpm, guest) = self.take_running(id)?;
+    fn suspend_running(&mut self, id: VmId, end: impl FnOnce(Of) -> Event) -> Result<&mut Vm, ShieldedError> {
+        let (seal, Run { vtpm, guest }) = self.take_running(id, end)?;
         let memory = guest.expose_memory();
         drop(guest);
         // A vTPM that cannot be saved leaves the VM stopped: its state on the volume still starts.
@@ -452,19 +457,6 @@ impl ShieldedVms {
             Some(volume) => LockedDisk::open_below(volume, disk),
             None => Err(DiskError::Elsewhere),
         }
-    }
-}
-
-fn boot(
-    security: Security,
-    id: VmId,
-    vtpm: &mut Vtpm,
-    disk: LockedDisk,
-    rng: &mut dyn Random,
-) -> Result<Guest, GuestError> {
-    match security.is_on(Switch::SecureBoot) {
-        true => Guest::boot(id, vtpm, disk, rng),
-        false => Guest::boot_insecurely(id, vtpm, disk, rng),
     }
 }
 

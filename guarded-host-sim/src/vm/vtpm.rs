@@ -99,6 +99,11 @@ impl Vtpm {
         })
     }
 
+    /// True while its process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.tpm.is_running()
+    }
+
     /// Extends a PCR of the SHA-256 bank.
     pub fn extend(&mut self, pcr: u8, digest: &[u8; 32]) -> Result<(), VtpmError> {
         self.tpm

@@ -18,6 +18,7 @@ use hgs_protocol::{
 
 use super::*;
 use crate::{
+    ledger::Ledger,
     owner::Owner,
     vm::{
         shielded::{ShieldedVms, VmPhase},
@@ -99,11 +100,21 @@ enum Wire {
     AnswerLost,
 }
 
+/// A store that has just been started. The one before it may still be there, so each has a ledger of its own.
+fn store(folder: &Path, name: &str, volume: &Volume) -> ShieldedVms {
+    let ledger = format!(
+        "{name}-{}.jsonl",
+        hex::encode((&mut OsRandom as &mut dyn Random).bytes::<4>())
+    );
+    let ledger = Ledger::open(&folder.join(ledger)).unwrap();
+    ShieldedVms::new(&folder.join(name), Some(volume.root()), ledger)
+}
+
 impl<'a> TestHost<'a> {
     fn new(name: &'static str, folder: &Path, kps: &'a GuardianKeys, volume: &'a Volume) -> Rc<TestHost<'a>> {
         Rc::new(TestHost {
             name,
-            store: RefCell::new(ShieldedVms::new(&folder.join(name), Some(volume.root()))),
+            store: RefCell::new(store(folder, name, volume)),
             vault: RefCell::new(MemoryVault::new()),
             kept: RefCell::default(),
             meanwhile: Cell::new(Meanwhile::Nothing),
@@ -275,8 +286,7 @@ async fn a_vm_lives_on_exactly_one_host() {
     };
     for reboot in [false, true] {
         if reboot {
-            one.store
-                .replace(ShieldedVms::new(&dir.path().join("host01"), Some(one.volume.root())));
+            one.store.replace(store(dir.path(), "host01", one.volume));
         }
         let answer = roll(&*one, &before.protector).await.unwrap();
         for request in [kept.clone(), old(answer)] {
@@ -490,8 +500,7 @@ async fn an_offline_start_takes_the_newest_state_where_the_vm_has_stayed() {
     assert!(refused.to_string().contains("does not open"), "{refused}");
     assert!(one.phases().is_empty());
     // The record outlives the process.
-    one.store
-        .replace(ShieldedVms::new(&dir.path().join("host01"), Some(one.volume.root())));
+    one.store.replace(store(dir.path(), "host01", one.volume));
     let started = power_on(&*one, &volume, &name, rng).await.unwrap();
     assert_eq!((started.offline, started.offline_starts_left), (true, 0));
     assert_eq!(started.guest.boots, 3);

@@ -9,7 +9,7 @@ use std::path::Path;
 use hgs_protocol::env::Random;
 use zeroize::Zeroizing;
 
-use super::{GuestReport, Phase, ShieldedError, ShieldedVms, Start, Vm, boot, note_started, phase_error};
+use super::{Event, GuestReport, Of, Phase, Run, ShieldedError, ShieldedVms, Start, Vm, note_started, phase_error};
 use crate::{
     commit_point::commit_point,
     vm::{
@@ -36,7 +36,7 @@ impl ShieldedVms {
     /// whose resumption failed, is sealed as it is.
     pub fn suspend(&mut self, id: VmId, rng: &mut dyn Random) -> Result<Resealed, ShieldedError> {
         let vm = match self.runs(id) {
-            true => self.suspend_running(id)?,
+            true => self.suspend_running(id, Event::Stopped)?,
             false => self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?,
         };
         let (vtpm, memory) = match &vm.phase {
@@ -58,7 +58,7 @@ impl ShieldedVms {
 
     /// Cuts a running VM's power and gives its state as the vTPM had written it.
     pub fn turn_off(&mut self, id: VmId, rng: &mut dyn Random) -> Result<Vec<u8>, ShieldedError> {
-        let (seal, vtpm, guest) = self.take_running(id)?;
+        let (seal, Run { vtpm, guest }) = self.take_running(id, Event::Stopped)?;
         drop(guest);
         let guest_state = seal.guest_state(id, &vtpm.turn_off()?, rng);
         commit_point("power-off:stopped");
@@ -68,16 +68,25 @@ impl ShieldedVms {
     /// Resets a running VM: vTPM and guest start anew, with the keys that are here. A guest that does not come
     /// up again leaves the VM off, as it was before its last start.
     pub fn reset(&mut self, id: VmId, disk: &Path, rng: &mut dyn Random) -> Result<GuestReport, ShieldedError> {
-        let (seal, mut vtpm, guest) = self.take_running(id)?;
+        let (seal, Run { mut vtpm, guest }) = self.take_running(id, Event::Stopped)?;
         // The disk is locked as long as a guest has it.
         drop(guest);
         vtpm.reset()?;
         commit_point("reset:cut");
-        let guest = boot(seal.security, id, &mut vtpm, self.disk(disk)?, rng)?;
-        let report = guest.report();
-        let phase = Phase::Running(Box::new((vtpm, guest)));
-        self.vms.insert(id, Vm { seal, phase });
-        Ok(report)
+        let (disk, of) = (self.disk(disk)?, Of::new(id, seal.age));
+        self.ledger.note(Event::Started(of))?;
+        match Run::boot(seal.security, id, vtpm, disk, rng) {
+            Ok(run) => {
+                let report = run.guest.report();
+                let phase = Phase::Running(Box::new(run));
+                self.vms.insert(id, Vm { seal, phase });
+                Ok(report)
+            }
+            Err(failed) => {
+                self.ledger.note(Event::Stopped(of))?;
+                Err(failed)
+            }
+        }
     }
 
     /// Changes kind or switches of a VM that is prepared and not saved, and seals it anew.
@@ -102,7 +111,7 @@ impl ShieldedVms {
     ) -> Result<(Vec<u8>, Resealed), ShieldedError> {
         let ran = self.runs(id);
         let vm = match ran {
-            true => self.suspend_running(id)?,
+            true => self.suspend_running(id, Event::Stopped)?,
             false => self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?,
         };
         let (vtpm, memory) = match &vm.phase {
@@ -190,7 +199,7 @@ impl ShieldedVms {
         let vm = self.vms.get(&id).ok_or(ShieldedError::NotHere(id))?;
         vm.seal.security.allows(channel, self.shielded_console)?;
         match &vm.phase {
-            Phase::Running(running) => Ok(running.1.expose(channel)),
+            Phase::Running(run) => Ok(run.guest.expose(channel)),
             _ => Err(phase_error(id, vm, "start")),
         }
     }
