@@ -132,10 +132,17 @@ impl Machine {
         let dir = args.dir.canonicalize()?;
         user.let_pass(&dir)?;
         user.can_reach(&dir)?;
-        if let Some(volume) = &args.volume {
-            user.hand_over(volume)?;
-            user.can_reach(&volume.canonicalize()?)?;
-        }
+        let volume = match &args.volume {
+            Some(volume) => {
+                fs::create_dir_all(volume).with_context(|| format!("cannot create {}", volume.display()))?;
+                user.hand_over(volume)?;
+                // The store and the agent work in folders of their own.
+                let volume = volume.canonicalize()?;
+                user.can_reach(&volume)?;
+                Some(volume)
+            }
+            None => None,
+        };
         let state = dir.join("tpm");
         if !state.join("ek-rsa2048.crt").exists() {
             let maker = args
@@ -165,7 +172,7 @@ impl Machine {
             dir,
             sockets,
             user,
-            volume: args.volume.clone(),
+            volume,
             before_1803: args.before_1803,
             agent_listen: args.agent_listen.clone(),
             agent_arguments: args.agent.clone(),

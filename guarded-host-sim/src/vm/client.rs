@@ -235,12 +235,12 @@ pub(super) fn run(verb: &HostVerb) -> anyhow::Result<()> {
         }
         HostVerb::Start(of) => {
             let started: super::operation::PoweredOn = of.ask(Method::POST, "power-on", Some(json!({})))?;
-            let how = if started.offline { ", without contact" } else { "" };
-            let left = started.offline_starts_left;
-            let text = format!(
-                "{} runs{how}: boot {}, {left} offline starts left\n",
-                of.name, started.guest.boots
-            );
+            let how = if started.offline { " without contact" } else { "" };
+            let left = match started.offline_starts_left {
+                0 => String::new(),
+                left => format!("; {left} starts without contact are left"),
+            };
+            let text = format!("{} runs{how}: boot {}{left}\n", of.name, started.guest.boots);
             of.host.show(&started, &text)
         }
         HostVerb::Stop(args) if args.turn_off => args.vm.act("turn-off", "is off: its power was cut"),
@@ -443,11 +443,11 @@ fn whole(vm: &VmView) -> anyhow::Result<String> {
             let owner = protector
                 .owner
                 .as_deref()
-                .unwrap_or("nobody: its signatures do not hold");
+                .unwrap_or("unknown: its signatures do not hold");
+            let others = protector.guardians.saturating_sub(1);
             writeln!(
                 text,
-                "  key protector for {} guardians, owned by {owner}",
-                protector.guardians
+                "  key protector for its owner ({owner}) and {others} other guardians"
             )?;
             if protector.can_restore {
                 writeln!(text, "  the key protector of its last start can be restored")?;

@@ -1,6 +1,9 @@
 //! What each kind of VM lets its host's administrator do.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+};
 
 use super::*;
 
@@ -140,6 +143,46 @@ async fn a_fabric_shields_a_vm_and_its_owner_alone_takes_that_back() {
         &STANDARD.decode(memory["content"].as_str().unwrap()).unwrap(),
         SECRET
     ));
+}
+
+/// Started by its option, as a person starts it; relative paths included.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_of_before_1803_has_no_console_for_a_shielded_vm() {
+    let folder = support::Folder::new();
+    fs::create_dir(folder.0.join("data")).unwrap();
+    guarded_host_sim::machine::user::let_others_pass(&folder.0.join("data")).unwrap();
+    let words = "host --before-1803 --name host01 --dir data/host01 --maker data/maker --volume data/volume";
+    let mut process = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
+        .args(words.split(' '))
+        .current_dir(&folder.0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let url = line.trim().split("agent=").nth(1).unwrap_or_else(|| panic!("{line:?}"));
+    let host = SimHost::attach("host01", &folder.0.join("data/host01"), url).unwrap();
+    let secret = folder.0.join("secret");
+    fs::write(&secret, SECRET).unwrap();
+    for (name, kind) in [("payroll", "shielded"), ("ledger", "encryption-supported")] {
+        good(
+            &host,
+            &format!("create {name} --kind {kind} --secret-file {}", secret.display()),
+        );
+        start(&host, name);
+    }
+    refused(&host, "look payroll console", &["before version 1803"]);
+    good(&host, "look ledger console");
+    // A damaged VM is left out of the list, and says why when asked.
+    fs::write(folder.0.join("data/volume/ledger/current.json"), "{").unwrap();
+    let listed: Vec<VmView> = serde_json::from_value(good(&host, "list")).unwrap();
+    assert_eq!(listed.len(), 1);
+    refused(&host, "show ledger", &["is damaged"]);
+    process.kill().unwrap();
+    process.wait().unwrap();
 }
 
 /// As [`ledger`], of an owner whose keys are PEM files in `desk`.

@@ -66,13 +66,13 @@ async fn list(agent: Data<Agent>) -> HttpResponse {
     let views = async {
         let phases = phases(&agent).await?;
         let volume = agent.volume()?;
-        let view = |folder: &VmFolder| VmView::of(folder, agent.name(), &phases);
-        volume
-            .vms()?
-            .iter()
-            .map(view)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(VmError::from)
+        // One damaged VM hides no other; asked for by name, it says what is wrong.
+        let view = |folder: &VmFolder| {
+            let view = VmView::of(folder, agent.name(), &phases);
+            view.inspect_err(|error| tracing::warn!("{} is left out: {error}", folder.name()))
+                .ok()
+        };
+        Ok(volume.vms()?.iter().filter_map(view).collect::<Vec<_>>())
     };
     answer(views.await)
 }
