@@ -50,6 +50,8 @@ pub(super) enum HostVerb {
     Reset(Of),
     /// Move a running VM to another host
     Migrate(Migrate),
+    /// Make this host the owner of a VM that runs nowhere, because its owner is lost or is to give it up
+    TakeOver(Of),
     /// Shield a VM that is off, or turn one of its switches
     Security(SecurityArgs),
     /// Take a checkpoint
@@ -254,6 +256,7 @@ pub(super) fn run(verb: &HostVerb) -> anyhow::Result<()> {
             let text = format!("{} runs on {}\n", args.vm.name, args.target);
             args.vm.host.show(&moved, &text)
         }
+        HostVerb::TakeOver(of) => of.act("take-over", "belongs to this host"),
         HostVerb::Security(args) => {
             let (change, done) = match (args.kind, args.on, args.off) {
                 (Some(kind), ..) => (json!({ "change": "kind", "kind": kind }), format!("is {kind}")),

@@ -13,7 +13,7 @@ use hgs_protocol::{env::Random, wire::kps::RollTransportKeyRequest};
 
 pub use self::{
     change::{apply_checkpoint, change_security, delete_checkpoint, take_checkpoint},
-    files::{discard_saved, export, import, new_local_protector, restore_protector, set_protector},
+    files::{discard_saved, export, import, new_local_protector, restore_protector, set_protector, take_over},
     life::{power_off, reset, save, turn_off},
 };
 use super::{
@@ -96,7 +96,9 @@ pub enum VmError {
     #[error(transparent)]
     Volume(#[from] VolumeError),
     /// Another host owns the VM.
-    #[error("the VM {vm} belongs to {owner}; start it there, or migrate it to {host} first")]
+    #[error(
+        "the VM {vm} belongs to {owner}; start it there, migrate it to {host}, or take it over if that host is lost"
+    )]
     NotOwner {
         /// The VM.
         vm: VmName,
@@ -444,18 +446,28 @@ async fn try_start(host: &impl Host, folder: &VmFolder, current: &Current) -> Re
         name: folder.name().clone(),
         disk: folder.disk_path(current),
     };
-    match host.store(request).await? {
-        VmReply::Started { guest } => Ok(guest),
-        _ => Err(unexpected()),
+    let VmReply::Started { guest } = host.store(request).await? else {
+        return Err(unexpected());
+    };
+    // Whoever took it over before the disk was locked owns it.
+    if let Err(late) = must_own(host, folder.name(), &folder.current()?) {
+        host.store(VmRequest::TurnOff { vm: current.vm_id }).await?;
+        return Err(late);
     }
+    Ok(guest)
 }
 
 /// The files of a VM that this host owns.
 fn own(host: &impl Host, volume: &Volume, vm: &VmName) -> Result<(VmFolder, Current), VmError> {
     let folder = volume.vm(vm)?;
     let current = folder.current()?;
+    must_own(host, vm, &current)?;
+    Ok((folder, current))
+}
+
+fn must_own(host: &impl Host, vm: &VmName, current: &Current) -> Result<(), VmError> {
     if current.owner_host == host.name() {
-        return Ok((folder, current));
+        return Ok(());
     }
     Err(VmError::NotOwner {
         vm: vm.clone(),

@@ -156,3 +156,27 @@ async fn a_host_that_does_not_own_the_vm_does_nothing_with_it() {
     let listed: Vec<VmView> = serde_json::from_value(good(&one, "list")).unwrap();
     assert_eq!(listed, [view(&one, "payroll")]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_whose_host_is_lost_goes_on_where_an_administrator_says() {
+    let (stage, mut hosts) = Stage::set(&["host01", "host02"]).await;
+    let (two, mut one) = (hosts.remove(1), hosts.remove(0));
+    let first = start(&one, "payroll");
+    refused(&one, "take-over payroll", &["belongs to this host already"]);
+    refused(&two, "take-over payroll", &["in use"]);
+    good(&one, "save payroll");
+    one.kill().unwrap();
+    refused(&two, "start payroll", &["belongs to host01", "take it over"]);
+    good(&two, "take-over payroll");
+    assert_eq!(start(&two, "payroll").boot_id, first.boot_id);
+    prove(&two, &stage.vm).await;
+
+    // The lost host is back, and takes nothing back.
+    one = stage.restart("host01", None);
+    refused(&one, "start payroll", &["belongs to host02"]);
+    refused(&one, "take-over payroll", &["in use"]);
+    good(&two, "stop payroll");
+    good(&one, "take-over payroll");
+    assert_eq!(start(&one, "payroll").boots, 2);
+    prove(&one, &stage.vm).await;
+}

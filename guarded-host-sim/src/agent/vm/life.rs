@@ -37,6 +37,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(take_checkpoint)
         .service(apply_checkpoint)
         .service(delete_checkpoint)
+        .service(take_over)
         .service(export)
         .service(import)
         .service(get_protector)
@@ -184,6 +185,15 @@ async fn delete_checkpoint(agent: Data<Agent>, path: Path<(VmName, CheckpointId)
     let (name, id) = path.into_inner();
     alone(agent, name, async move |agent, volume, name| {
         operation::delete_checkpoint(agent, volume, name, id, &mut OsRandom).await
+    })
+    .await
+}
+
+/// The VM's owner is lost, its administrator says: this host owns the VM from now on.
+#[post("/v1/vms/{name}/take-over")]
+async fn take_over(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
+    alone(agent, name.into_inner(), async |agent, volume, name| {
+        operation::take_over(agent, volume, name)
     })
     .await
 }

@@ -100,6 +100,19 @@ pub fn discard_saved(host: &impl Host, volume: &Volume, name: &VmName, rng: &mut
     refile(&folder, &current, &files, current.known_good.clone(), rng)
 }
 
+/// Makes this host the owner of a VM that runs nowhere: its owner is lost, or is to give it up. The lock of its disk
+/// tells whether it runs. An owner that is about to start it at this moment finds that it is late, and stops it.
+pub fn take_over(host: &impl Host, volume: &Volume, name: &VmName) -> Result<(), VmError> {
+    let folder = volume.vm(name)?;
+    let current = folder.current()?;
+    if current.owner_host == host.name() {
+        return Err(VmError::Nothing(format!("the VM {name} belongs to this host already")));
+    }
+    let _off = lock(&folder, &current)?;
+    folder.commit(&current, current.generation.clone(), host.name(), None)?;
+    Ok(())
+}
+
 /// Copies a VM that is off or saved to a folder of its name below `destination`.
 pub fn export(host: &impl Host, volume: &Volume, name: &VmName, destination: &Path) -> Result<VmFolder, VmError> {
     let (folder, current) = own(host, volume, name)?;

@@ -93,6 +93,8 @@ enum Meanwhile {
     Commit,
     /// The KPS is not reached.
     Outage,
+    /// Another host takes the VM over before its guest is started.
+    TakenOver,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -152,7 +154,7 @@ impl Host for TestHost<'_> {
         let rng: &mut dyn Random = &mut OsRandom;
         let folder = self.volume.vm(&VmName::parse("vm1").unwrap()).unwrap();
         match self.meanwhile.get() {
-            Meanwhile::Nothing => {}
+            Meanwhile::Nothing | Meanwhile::TakenOver => {}
             Meanwhile::NoSpace => no_space(&folder, true),
             Meanwhile::Outage => return Err(VmError::NoContact("connection refused".to_owned())),
             Meanwhile::Commit => {
@@ -180,6 +182,13 @@ impl Host for TestHost<'_> {
 
     async fn store(&self, request: VmRequest) -> Result<VmReply, VmError> {
         self.kept.borrow_mut().push(request.clone());
+        if self.meanwhile.get() == Meanwhile::TakenOver
+            && let VmRequest::Start { name, .. } = &request
+        {
+            let folder = self.volume.vm(name).unwrap();
+            let now = folder.current().unwrap();
+            folder.commit(&now, now.generation.clone(), "host09", None).unwrap();
+        }
         let vault = &mut *self.vault.borrow_mut();
         let reply = self.store.borrow_mut().answer(request, vault, &mut OsRandom);
         match reply {

@@ -123,6 +123,21 @@ async fn a_guest_goes_on_or_stays_saved_whatever_fails() {
     assert_eq!(back.boot_id, booted.boot_id);
     turn_off(host, &volume, &name, rng).await.unwrap();
     assert!(host.phases().is_empty());
+
+    // Taken over between commit and start: it does not go on here, and starts after it was given back.
+    host.meanwhile.set(Meanwhile::TakenOver);
+    let late = power_on(host, &volume, &name, rng).await.unwrap_err();
+    assert!(
+        matches!(&late, VmError::NotOwner { owner, .. } if owner == "host09"),
+        "{late}"
+    );
+    assert!(host.phases().is_empty());
+    host.meanwhile.set(Meanwhile::Nothing);
+    assert!(power_on(host, &volume, &name, rng).await.is_err());
+    take_over(host, &volume, &name).unwrap();
+    power_on(host, &volume, &name, rng).await.unwrap();
+    let running = take_over(host, &volume, &name).unwrap_err();
+    assert!(matches!(running, VmError::Nothing(_)), "{running}");
 }
 
 /// A store takes no word of its agent's for the kind of a VM; an older host has no console for a shielded one.
