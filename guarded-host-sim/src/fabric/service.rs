@@ -303,6 +303,8 @@ pub(crate) fn http_client(seconds: u64, root: Option<&Path>) -> anyhow::Result<r
         .no_proxy()
         .tls_backend_preconfigured(tls)
         .timeout(Duration::from_secs(seconds))
+        // A service closes connections that were idle; a request must not meet one just then.
+        .pool_max_idle_per_host(0)
         .build()?)
 }
 
