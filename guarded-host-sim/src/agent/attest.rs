@@ -2,7 +2,7 @@
 //! mode; between attempts come the change of mode and the retries. Nothing is decided about health
 //! here: the host passes on what its TPM says.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{fs, future::Future, io, path::Path, time::Duration};
 
 use hgs_protocol::{
     crypto::{RsaPrivateKey, RsaPublicKey},
@@ -22,7 +22,7 @@ use super::{
     rtpm::{Exchange, RtpmError},
 };
 use crate::{
-    client::ClientError,
+    client::{ClientError, LabClient},
     tpm_channel::{ChannelError, TpmChannel},
 };
 
@@ -82,28 +82,33 @@ pub struct Outcome {
 
 /// The certificates of a passed attestation.
 #[derive(Clone, Debug)]
-pub(super) struct Health {
+pub(crate) struct Health {
     /// For the VSM encryption key.
-    pub(super) encryption: HealthCertificate,
+    pub(crate) encryption: HealthCertificate,
     /// For the VSM signing key; absent in host-key mode.
-    pub(super) signing: Option<Vec<u8>>,
+    pub(crate) signing: Option<Vec<u8>>,
 }
 
 impl Health {
-    pub(super) fn is_valid(&self, now: UnixTime) -> bool {
+    pub(crate) fn is_valid(&self, now: UnixTime) -> bool {
         let (from, to) = self.encryption.validity();
         from <= now && now <= to
     }
 
     /// True from two thirds of the life on.
-    pub(super) fn is_due(&self, now: UnixTime) -> bool {
+    pub(crate) fn is_due(&self, now: UnixTime) -> bool {
+        self.due_at() <= now
+    }
+
+    /// The moment from which on the certificate is to be renewed.
+    pub(crate) fn due_at(&self) -> UnixTime {
         let (from, to) = self.encryption.validity();
-        now.seconds_since(from) > to.seconds_since(from) / 3 * 2
+        from.plus_seconds(to.seconds_since(from) / 3 * 2 + 1)
     }
 }
 
 impl Outcome {
-    pub(super) fn passed(health: &Health) -> Outcome {
+    pub(crate) fn passed(health: &Health) -> Outcome {
         let (_, to) = health.encryption.validity();
         Outcome {
             status: AttestationStatus::Passed,
@@ -114,7 +119,7 @@ impl Outcome {
         }
     }
 
-    pub(super) fn failed(error: &AttestError) -> Outcome {
+    pub(crate) fn failed(error: &AttestError) -> Outcome {
         let (status, substatus, name) = match error {
             AttestError::Refused(kind, _) => (
                 AttestationStatus::of_error(kind),
@@ -145,11 +150,38 @@ impl Outcome {
     }
 }
 
-impl Agent {
-    /// A whole attestation: change of mode once if the service asks for it, at most three
-    /// attempts, each with a new session id.
-    pub(super) async fn attest_now(&self) -> Result<Health, AttestError> {
-        let mut mode = AttestationMode::Tpm;
+/// What of a host takes part in its attestation. Every part is asked for anew in each attempt.
+pub(crate) trait HostSide: Sync {
+    /// The host's name, for logs.
+    fn name(&self) -> &str;
+    /// The boot log of the present boot.
+    fn boot_log(&self) -> Result<Vec<u8>, AttestError>;
+    /// The EK certificate that the host shows, DER, if it has one.
+    fn ek_certificate(&self) -> Result<Option<Vec<u8>>, AttestError>;
+    /// A connection to the TPM; called on a thread that may block.
+    fn tpm(&self) -> impl FnOnce() -> Result<TpmChannel, AttestError> + Send + 'static;
+    /// The host key.
+    fn host_key(&self) -> Result<RsaPrivateKey, AttestError>;
+    /// The public VSM encryption key, an `RSA1` blob.
+    fn vsm_encryption_key(&self) -> impl Future<Output = Result<Vec<u8>, AttestError>> + Send;
+}
+
+/// A host before its attestation service.
+pub(crate) struct Attester<'a, H> {
+    /// The host.
+    pub(crate) host: &'a H,
+    /// Its way into the network.
+    pub(crate) client: &'a LabClient,
+    /// Base URL of the service.
+    pub(crate) url: &'a str,
+    /// Version of the protocol.
+    pub(crate) protocol: ProtocolVersion,
+}
+
+impl<H: HostSide> Attester<'_, H> {
+    /// A whole attestation, beginning in `mode`: change of mode once if the service asks for it, at
+    /// most three attempts, each with a new session id.
+    pub(crate) async fn attest(&self, mut mode: AttestationMode) -> Result<Health, AttestError> {
         let mut switched = false;
         let mut attempts = 1;
         loop {
@@ -172,7 +204,7 @@ impl Agent {
             if !retry || attempts == ATTEMPTS {
                 return Err(error);
             }
-            tracing::warn!(host = %self.args.name, attempts, "attestation failed and is tried again: {error}");
+            tracing::warn!(host = %self.host.name(), attempts, "attestation failed and is tried again: {error}");
             let jitter: [u8; 1] = (&mut OsRandom as &mut dyn Random).bytes();
             let pause = Duration::from_secs(1 << (attempts - 1)) + Duration::from_millis(u64::from(jitter[0]));
             tokio::time::sleep(pause).await;
@@ -194,21 +226,18 @@ impl Agent {
 
     async fn attempt_tpm(&self, session: SessionId) -> Result<Health, AttestError> {
         let requested = vec![CertificateKind::Encryption, CertificateKind::Signing];
-        let boot_log = read(&self.args.dir.join("boot.log"))?;
-        let certificate = match fs::read(self.args.dir.join("ek.cer")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            _ => Some(read(&self.args.dir.join("ek.cer"))?),
-        };
+        let boot_log = self.host.boot_log()?;
+        let certificate = self.host.ek_certificate()?;
         // At v2.0 an endorsement key is shown by its certificate; a host without one speaks v1.0.
         let version = match &certificate {
-            Some(_) => self.args.protocol,
+            Some(_) => self.protocol,
             None => ProtocolVersion::V1,
         };
-        let (socket, name) = (self.args.tpm.clone(), self.args.name.clone());
+        let connect = self.host.tpm();
         let (channel, ek) = blocking(move || {
-            let mut channel = TpmChannel::connect(&socket, &name)?;
+            let mut channel = connect()?;
             let ek = channel.read_public(EK_HANDLE)?.rsa_key().cloned();
-            Ok::<_, ChannelError>((channel, ek))
+            Ok::<_, AttestError>((channel, ek))
         })
         .await??;
         let ek = ek.ok_or_else(|| AttestError::Host("the EK of this TPM is no RSA key".to_owned()))?;
@@ -250,9 +279,8 @@ impl Agent {
     }
 
     async fn attempt_host_key(&self, session: SessionId) -> Result<Health, AttestError> {
-        let key = host_key(&self.args.dir)?;
-        let (encryption, _) = self.store_keys().await.map_err(AttestError::Host)?;
-        let (host_key, vsm_key) = (vsm::encode_rsa1(key.public()), encryption);
+        let key = self.host.host_key()?;
+        let (host_key, vsm_key) = (vsm::encode_rsa1(key.public()), self.host.vsm_encryption_key().await?);
         let signature = key
             .sign_pkcs1_sha256(&[host_key.as_slice(), &vsm_key].concat())
             .map_err(|e| AttestError::Host(e.to_string()))?;
@@ -274,16 +302,11 @@ impl Agent {
     }
 
     async fn ask(&self, operation: &str, version: ProtocolVersion, request: &Request) -> Result<Reply, AttestError> {
-        let base = self
-            .args
-            .attestation_url
-            .as_deref()
-            .ok_or_else(|| AttestError::Host("no attestation service is configured".to_owned()))?;
         let version = match version {
             ProtocolVersion::V2 => "v2.0",
             ProtocolVersion::V1 => "v1.0",
         };
-        let url = format!("{}/{version}/{operation}", base.trim_end_matches('/'));
+        let url = format!("{}/{version}/{operation}", self.url.trim_end_matches('/'));
         let answer = self
             .client
             .post(&url, "application/json", request.encode(), LARGEST_REPLY)
@@ -296,6 +319,38 @@ impl Agent {
                 _ => AttestError::Service(format!("{url} answered {reason}")),
             }
         })
+    }
+}
+
+impl HostSide for Agent {
+    fn name(&self) -> &str {
+        Agent::name(self)
+    }
+
+    fn boot_log(&self) -> Result<Vec<u8>, AttestError> {
+        read(&self.args.dir.join("boot.log"))
+    }
+
+    fn ek_certificate(&self) -> Result<Option<Vec<u8>>, AttestError> {
+        let path = self.args.dir.join("ek.cer");
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => read(&path).map(Some),
+        }
+    }
+
+    fn tpm(&self) -> impl FnOnce() -> Result<TpmChannel, AttestError> + Send + 'static {
+        let (socket, name) = (self.args.tpm.clone(), self.args.name.clone());
+        move || Ok(TpmChannel::connect(&socket, &name)?)
+    }
+
+    fn host_key(&self) -> Result<RsaPrivateKey, AttestError> {
+        host_key(&self.args.dir)
+    }
+
+    async fn vsm_encryption_key(&self) -> Result<Vec<u8>, AttestError> {
+        let (encryption, _) = self.store_keys().await.map_err(AttestError::Host)?;
+        Ok(encryption)
     }
 }
 
@@ -354,7 +409,7 @@ fn health(content: Vec<(CertificateKind, Vec<u8>)>, requested: &[CertificateKind
 
 /// The host key, made at its first use. It is not a secret of the VBS store: in host-key mode a
 /// host proves only that it was registered.
-pub(super) fn host_key(dir: &Path) -> Result<RsaPrivateKey, AttestError> {
+pub(crate) fn host_key(dir: &Path) -> Result<RsaPrivateKey, AttestError> {
     let path = dir.join("host-key.pk8");
     let unusable = |reason: String| AttestError::Host(format!("the host key {} is unusable: {reason}", path.display()));
     if let Ok(bytes) = fs::read(&path) {
@@ -370,7 +425,7 @@ fn read(path: &Path) -> Result<Vec<u8>, AttestError> {
 }
 
 /// TPM and store are asked from threads that may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, AttestError> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, AttestError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| AttestError::Host("the agent is ending".to_owned()))

@@ -2,7 +2,7 @@
 //! control API on loopback. It holds no key of a VM and no VSM key; the fabric treats it as an
 //! adversary, and attack tests speak with its means.
 
-mod attest;
+pub(crate) mod attest;
 mod http;
 mod local;
 mod rtpm;
@@ -12,11 +12,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 pub use attest::{AttestError, Outcome, ProtocolVersion};
 pub use hgs_protocol::status::{AttestationStatus, Substatus};
-use hgs_protocol::{env::Clock, wire::kps::MAX_RESPONSE};
+use hgs_protocol::{env::Clock, health::AttestationMode, wire::kps::MAX_RESPONSE};
 pub use rtpm::RtpmError;
 use tokio::sync::Mutex;
 
-use self::attest::{Health, blocking};
+use self::attest::{Attester, Health, blocking};
 use crate::{
     client::{ClientError, LabClient, NameTable},
     store::protocol::{StoreClient, StoreReply, StoreRequest},
@@ -195,10 +195,20 @@ impl Agent {
         }
     }
 
+    async fn attest_at(&self, url: &str) -> Result<Health, AttestError> {
+        let attester = Attester {
+            host: self,
+            client: &self.client,
+            url,
+            protocol: self.args.protocol,
+        };
+        attester.attest(AttestationMode::Tpm).await
+    }
+
     async fn attest_into(&self, state: &mut State) -> Outcome {
-        let outcome = match self.args.attestation_url {
+        let outcome = match &self.args.attestation_url {
             None => self.not_attested(),
-            Some(_) => match self.attest_now().await {
+            Some(url) => match self.attest_at(url).await {
                 Ok(health) => {
                     let outcome = Outcome::passed(&health);
                     state.health = Some(health);

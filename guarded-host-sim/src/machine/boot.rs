@@ -4,7 +4,7 @@
 //! First comes everything that a dial changes ([`Boot::measure_configuration`]); then the store
 //! unseals; then counter, VSM keys and caps ([`Boot::finish`]), after which nobody can unseal.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use hgs_protocol::{
     crypto::{RsaPublicKey, sha256},
@@ -17,11 +17,53 @@ use hgs_protocol::{
     },
 };
 
-use super::{dials::Dials, template::Record};
-use crate::tpm_channel::{ChannelError, TpmChannel};
+use super::{dials::Dials, relay::SharedTpm, template::Record};
+use crate::{
+    store::StoreReport,
+    tpm_channel::{ChannelError, TpmChannel},
+};
 
 /// The locality from which the simulated firmware starts the TPM.
 pub const STARTUP_LOCALITY: u8 = 3;
+
+/// How often the machine whose folder is `dir` has booted.
+pub fn count(dir: &Path) -> u64 {
+    let text = fs::read_to_string(dir.join(BOOTS)).ok();
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Counts one more boot of the machine whose folder is `dir`; answers its number.
+pub fn count_one_more(dir: &Path) -> io::Result<u64> {
+    let boots = count(dir).saturating_add(1);
+    fs::write(dir.join(BOOTS), boots.to_string())?;
+    Ok(boots)
+}
+
+/// The simulated machine's own boot, the `boots`-th: reset, configuration, the store (where VSM runs),
+/// counter, VSM keys and caps. Answers the boot log and what `open_store` gave; while that runs, the TPM is its.
+pub fn simulate<S>(
+    tpm: &SharedTpm,
+    dials: &Dials,
+    boots: u64,
+    open_store: impl FnOnce() -> anyhow::Result<(S, StoreReport)>,
+) -> anyhow::Result<(Vec<u8>, Option<S>)> {
+    let log = {
+        let mut tpm = tpm.lock();
+        tpm.reset(STARTUP_LOCALITY)?;
+        let mut boot = Boot::begin(tpm.channel()).omitting(&dials.omit);
+        boot.measure_configuration(dials)?;
+        boot.pause()
+    };
+    let store = match dials.vsm {
+        true => Some(open_store()?),
+        false => None,
+    };
+    let keys = store.as_ref().map(|(_, report)| report.keys()).transpose()?;
+    let mut tpm = tpm.lock();
+    let boot = Boot::resume(log, tpm.channel()).omitting(&dials.omit);
+    let log = boot.finish(boots, keys.as_ref().map(|(e, s)| (e, s)))?;
+    Ok((log, store.map(|(store, _)| store)))
+}
 
 /// A boot in progress: every event goes into the log and, at once, into the TPM.
 pub struct Boot<'a> {
@@ -310,3 +352,5 @@ fn narrow(value: u64) -> u32 {
 fn index(pcr: u8) -> PcrIndex {
     PcrIndex::new(pcr).expect("a PCR number")
 }
+
+const BOOTS: &str = "boots";

@@ -156,10 +156,7 @@ impl Machine {
             make_private_dir(&dir.join(part))?;
         }
         user.give(&dir.join("agent"))?;
-        let boots = fs::read_to_string(dir.join(BOOTS))
-            .ok()
-            .and_then(|t| t.trim().parse().ok())
-            .unwrap_or(0);
+        let boots = boot::count(&dir);
         let tpm = SharedTpm::new(Swtpm::start(&args.name, &state, None)?);
         let sockets = socket_dir(&dir)?;
         user.let_pass(&sockets)?;
@@ -236,12 +233,14 @@ impl Machine {
 
     fn boot(&mut self) -> anyhow::Result<()> {
         self.power_off()?;
-        self.boots += 1;
-        fs::write(self.dir.join(BOOTS), self.boots.to_string()).context("cannot write the boot counter")?;
+        self.boots = boot::count_one_more(&self.dir).context("cannot write the boot counter")?;
         self.remarks = self.user.remark().map(str::to_owned).into_iter().collect();
         let (log, store) = match self.script() {
             Some(script) => self.boot_template(script)?,
-            None => self.boot_simulated()?,
+            None => {
+                let (tpm, dials, boots) = (self.tpm.clone(), self.dials.clone(), self.boots);
+                boot::simulate(&tpm, &dials, boots, || self.start_store(false))?
+            }
         };
         for remark in &self.remarks {
             eprintln!("{}: {remark}", self.name);
@@ -269,27 +268,6 @@ impl Machine {
         self.agent_listen = address.clone();
         self.running = Some(Running { agent, store, address });
         Ok(())
-    }
-
-    /// The simulated machine's own boot.
-    fn boot_simulated(&mut self) -> anyhow::Result<Booted> {
-        let tpm = self.tpm.clone();
-        let log = {
-            let mut tpm = tpm.lock();
-            tpm.reset(boot::STARTUP_LOCALITY)?;
-            let mut boot = Boot::begin(tpm.channel()).omitting(&self.dials.omit);
-            boot.measure_configuration(&self.dials)?;
-            boot.pause()
-        };
-        let store = match self.dials.vsm {
-            true => Some(self.start_store(false)?),
-            false => None,
-        };
-        let keys = store.as_ref().map(|(_, report)| report.keys()).transpose()?;
-        let mut tpm = tpm.lock();
-        let boot = Boot::resume(log, tpm.channel()).omitting(&self.dials.omit);
-        let log = boot.finish(self.boots, keys.as_ref().map(|(e, s)| (e, s)))?;
-        Ok((log, store.map(|(child, _)| child)))
     }
 
     /// A boot in a real machine's shape. Its order says nothing about what comes after the store has
@@ -493,5 +471,4 @@ fn first_line(child: &mut Child) -> anyhow::Result<String> {
     Ok(line)
 }
 
-const BOOTS: &str = "boots";
 const WATCH: Duration = Duration::from_millis(50);

@@ -67,6 +67,17 @@ pub struct StoreReport {
 }
 
 impl StoreReport {
+    /// What an open store tells.
+    pub fn of(opened: &Opened) -> StoreReport {
+        let secrets = opened.store.secrets();
+        StoreReport {
+            encryption_key: hex::encode(vsm::encode_rsa1(secrets.encryption.public())),
+            signing_key: hex::encode(vsm::encode_rsa1(secrets.signing.public())),
+            new_keys: opened.new_keys,
+            remarks: opened.remarks.clone(),
+        }
+    }
+
     /// The encryption and the signing key.
     pub fn keys(&self) -> anyhow::Result<(RsaPublicKey, RsaPublicKey)> {
         let parse = |text: &str| anyhow::Ok(vsm::parse_rsa1(&hex::decode(text)?)?);
@@ -105,13 +116,8 @@ pub fn serve(
     env: &Env,
     ready: impl FnOnce(&StoreReport) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let report = StoreReport::of(&opened);
     let store = opened.store;
-    let report = StoreReport {
-        encryption_key: hex::encode(vsm::encode_rsa1(store.secrets().encryption.public())),
-        signing_key: hex::encode(vsm::encode_rsa1(store.secrets().signing.public())),
-        new_keys: opened.new_keys,
-        remarks: opened.remarks,
-    };
     // The socket exists before the report, so that whoever has read it can connect.
     let listener = serve::listen(socket)?;
     ready(&report)?;
