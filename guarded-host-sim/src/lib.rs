@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod machine;
 pub mod owner;
 pub mod renew_signer;
+pub mod shielding;
 pub mod store;
 pub mod swtpm;
 pub mod tpm_channel;

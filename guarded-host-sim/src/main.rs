@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 use guarded_host_sim::{
     agent, demo, fabric, gallery, ledger, machine,
     owner::{guardian_command, protector_command},
-    renew_signer, store, vm,
+    renew_signer,
+    shielding::template_command,
+    store, vm,
 };
 
 #[derive(Parser)]
@@ -34,6 +36,8 @@ enum Part {
     Guardian(guardian_command::GuardianArgs),
     /// A VM owner's key protectors: create, grant, revoke, inspect.
     Protector(protector_command::ProtectorArgs),
+    /// Template disks for shielded VMs: sign, inspect, extract the volume signature catalogue.
+    Template(template_command::TemplateArgs),
     /// Runs one host until it is stopped: TPM and firmware, and the VBS store and the agent as its children.
     Host(machine::HostArgs),
     /// The agent of a host. Started by `host`.
@@ -57,6 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Part::Vm(args) => vm::command::run(&args)?,
         Part::Guardian(args) => return guardian_command::run(args),
         Part::Protector(args) => return protector_command::run(args),
+        Part::Template(args) => template_command::run(&args)?,
         Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Gallery(args) => gallery::run(&args)?,
         Part::RenewSigner(args) => renew_signer::run(&args)?,

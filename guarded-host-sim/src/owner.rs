@@ -4,7 +4,7 @@
 //! nothing of this runs on a host.
 
 pub mod certificate;
-mod command;
+pub(crate) mod command;
 pub mod guardian_command;
 pub mod inspect;
 pub mod protector_command;

@@ -15,11 +15,13 @@ use hgs_protocol::{
 };
 use hgs_service::pair_files;
 use serde::Serialize;
-use zeroize::Zeroizing;
 
 use super::{
     certificate::CertificateView,
-    command::{PasswordArgs, StoreArgs, harmless, print, read_file, read_password, say, write_out},
+    command::{
+        PasswordArgs, StoreArgs, harmless, pair_from_pem, pair_from_pfx, print, read_file, read_password, say,
+        write_out,
+    },
     store::{GuardianName, StoreError, StoredGuardian},
     trust::TrustArgs,
 };
@@ -206,20 +208,9 @@ fn create(args: &CreateArgs, env: &Env) -> anyhow::Result<()> {
 fn pairs(args: &CreateArgs) -> anyhow::Result<Option<(KeyPair, KeyPair)>> {
     let pfx = |file: &Path, password: &Option<PathBuf>| {
         let password = password.as_deref().context("each PFX needs a file with its password")?;
-        let password = read_password(password)?;
-        let bytes = Zeroizing::new(read_file(file, LONGEST_KEY_FILE)?);
-        pair_files::from_pfx(&bytes, &password).with_context(|| format!("cannot use {}", file.display()))
+        pair_from_pfx(file, password)
     };
-    let pem = |certificate: &Path, key: &Option<PathBuf>| {
-        let mut text = Zeroizing::new(read_file(certificate, LONGEST_KEY_FILE)?);
-        if let Some(key) = key {
-            let key = Zeroizing::new(read_file(key, LONGEST_KEY_FILE)?);
-            text = Zeroizing::new([text.as_slice(), b"\n", &key].concat());
-        }
-        let text = std::str::from_utf8(&text).map_err(|_| anyhow::anyhow!("it is no PEM text"));
-        text.and_then(pair_files::from_pem)
-            .with_context(|| format!("cannot use {}", certificate.display()))
-    };
+    let pem = |certificate: &Path, key: &Option<PathBuf>| pair_from_pem(certificate, key.as_deref());
     if let (Some(signing), Some(encryption)) = (&args.signing_pfx, &args.encryption_pfx) {
         let signing = pfx(signing, &args.signing_pfx_password_file)?;
         return Ok(Some((signing, pfx(encryption, &args.encryption_pfx_password_file)?)));
@@ -360,4 +351,3 @@ impl GuardianView {
 }
 
 const LONGEST_DOCUMENT: usize = 1 << 20;
-const LONGEST_KEY_FILE: usize = 1 << 20;

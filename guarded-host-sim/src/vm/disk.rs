@@ -88,26 +88,9 @@ impl LockedDisk {
         LockedDisk::read(OpenOptions::new().read(true).write(true).open(path)?)
     }
 
-    /// As [`LockedDisk::open`], for a path that an adversary names: only a plain file below `root`,
-    /// reached without a link, is opened. Links are refused by the open itself, so that none can be
-    /// put there between a check and the open.
+    /// As [`LockedDisk::open`], for a path that an adversary names ([`open_below`]).
     pub fn open_below(root: &Path, path: &Path) -> Result<LockedDisk, DiskError> {
-        let below = path.strip_prefix(root).map_err(|_| DiskError::Elsewhere)?;
-        let file = openat2(
-            File::open(root)?,
-            below,
-            OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        );
-        let file = match file {
-            Err(Errno::XDEV | Errno::LOOP) => return Err(DiskError::Elsewhere),
-            file => File::from(file.map_err(io::Error::from)?),
-        };
-        if !file.metadata()?.is_file() {
-            return Err(DiskError::Elsewhere);
-        }
-        LockedDisk::read(file)
+        LockedDisk::read(open_below(root, path, OFlags::RDWR)?)
     }
 
     fn read(file: File) -> Result<LockedDisk, DiskError> {
@@ -198,6 +181,27 @@ impl Disk {
             return Err(DiskError::NoChunk(position));
         }
         Ok((u64::from(position) + 1) * SLOT as u64)
+    }
+}
+
+/// Opens a path that an adversary names: only a plain file below `root`, reached without a link. Links are refused
+/// by the open itself, so that none can be put there between a check and the open.
+pub fn open_below(root: &Path, path: &Path, how: OFlags) -> Result<File, DiskError> {
+    let below = path.strip_prefix(root).map_err(|_| DiskError::Elsewhere)?;
+    let file = openat2(
+        File::open(root)?,
+        below,
+        how | OFlags::CLOEXEC | OFlags::NONBLOCK,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    );
+    let file = match file {
+        Err(Errno::XDEV | Errno::LOOP) => return Err(DiskError::Elsewhere),
+        file => File::from(file.map_err(io::Error::from)?),
+    };
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(DiskError::Elsewhere),
     }
 }
 

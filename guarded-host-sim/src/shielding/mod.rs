@@ -1,0 +1,10 @@
+//! Template disks, shielding data files and what is made of both: VMs whose secrets no administrator of
+//! the fabric has seen.
+//!
+//! A template disk carries a volume signature catalogue ([`catalogue`], [`template`]): whoever made the template
+//! has signed the hash of every block. The formats of the product are not published; those here are
+//! this project's and are described where they are read.
+
+pub mod catalogue;
+pub mod template;
+pub mod template_command;

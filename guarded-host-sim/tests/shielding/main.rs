@@ -1,0 +1,49 @@
+//! Template disks and shielding data files by their commands, and VMs that real hosts make of them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod templates;
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+/// Runs `guarded-host-sim WORDS` in `folder`; gives its JSON or text, or its refusal.
+fn program(folder: &Path, words: &str) -> Result<Value, String> {
+    let done = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
+        .args(words.split_whitespace())
+        .current_dir(folder)
+        .env_remove("RUST_BACKTRACE")
+        .env("HGS_GUARDIAN_PASSWORD", "correct horse battery")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (out, error) = (
+        String::from_utf8(done.stdout).unwrap(),
+        String::from_utf8(done.stderr).unwrap(),
+    );
+    assert!(!error.contains("panicked"), "{error}");
+    match done.status.success() {
+        true => Ok(serde_json::from_str(&out).unwrap_or(Value::String(out))),
+        false => Err(error),
+    }
+}
+
+/// Panics unless the command succeeds.
+fn good(folder: &Path, words: &str) -> Value {
+    program(folder, words).unwrap_or_else(|error| panic!("{words}: {error}"))
+}
+
+/// Panics unless the command is refused with all of `reasons`.
+fn refused(folder: &Path, words: &str, reasons: &[&str]) {
+    match program(folder, words) {
+        Ok(answer) => panic!("{words} was not refused: {answer}"),
+        Err(error) => {
+            for reason in reasons {
+                assert!(error.contains(reason), "{words}: {reason:?} is not in: {error}");
+            }
+        }
+    }
+}
