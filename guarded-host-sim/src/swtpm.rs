@@ -189,6 +189,7 @@ pub fn ek_certificate(state: &Path) -> Result<Vec<u8>, SwtpmError> {
 #[derive(Debug)]
 pub struct Swtpm {
     owner: String,
+    state: PathBuf,
     child: Child,
     control: UnixStream,
     channel: TpmChannel,
@@ -219,6 +220,7 @@ impl Swtpm {
         }
         let mut tpm = Swtpm {
             owner: owner.to_owned(),
+            state: state.to_path_buf(),
             child: plan.spawn()?,
             control,
             channel: TpmChannel::over(commands, owner)?,
@@ -274,6 +276,11 @@ impl Swtpm {
     /// The command channel.
     pub fn channel(&mut self) -> &mut TpmChannel {
         &mut self.channel
+    }
+
+    /// The certificate of its endorsement key, as its maker left it beside the state, DER.
+    pub fn ek_certificate(&self) -> Result<Vec<u8>, SwtpmError> {
+        ek_certificate(&self.state)
     }
 
     /// True while the process runs.

@@ -12,6 +12,7 @@ use guarded_host_sim::{
     machine::{
         boot::{Boot, STARTUP_LOCALITY},
         dials::Dials,
+        provision,
         relay::{Gate, SharedTpm, offer},
     },
     store::{Opened, SEALING_PCRS, StateError, Store},
@@ -29,8 +30,9 @@ use hgs_protocol::{
     protector::OpenedRelease,
     secret::TransportKey,
     tpm::{
-        EK_HANDLE, PcrSelection, ResponseCode, SRK_HANDLE, command,
+        EK_HANDLE, PcrSelection, RH_LOCKOUT, RH_OWNER, RH_PLATFORM, ResponseCode, SRK_HANDLE, command,
         command::SessionKind,
+        public::{ObjectAttributes, storage_template},
         response::{self, Response},
         session::{CONTINUE_SESSION, SaltedSession},
     },
@@ -76,10 +78,19 @@ impl Host {
 
     /// Power cycle, the configuration, the store, and the end of the boot.
     fn boot(&self, dials: &Dials) -> Result<(Opened, Vec<u8>), StateError> {
+        self.boot_clearing(false, dials)
+    }
+
+    /// As [`Host::boot`], with a TPM that firmware clears first if so told.
+    fn boot_clearing(&self, clear: bool, dials: &Dials) -> Result<(Opened, Vec<u8>), StateError> {
         self.gate.shut();
         let log = {
             let mut tpm = self.tpm.lock();
             tpm.reset(STARTUP_LOCALITY).unwrap();
+            if clear {
+                provision::clear(&mut tpm).unwrap();
+            }
+            provision::provision(&mut tpm).unwrap();
             let mut boot = Boot::begin(tpm.channel());
             boot.measure_configuration(dials).unwrap();
             boot.pause()
@@ -177,8 +188,9 @@ fn the_same_configuration_keeps_the_vsm_keys_and_another_gets_new_ones() {
 /// The agent, who has the store's files and any TPM command, tries to unseal by itself.
 fn agent_unseals(store: &Path, channel: &mut TpmChannel) -> Result<Vec<u8>, ResponseCode> {
     let sealed = fs::read(store.join("root.sealed")).unwrap();
-    let length = usize::from(u16::from_be_bytes([sealed[0], sealed[1]])) + 2;
-    let load = command::load(SRK_HANDLE, &sealed[..length], &sealed[length..]);
+    let end = |at: usize| at + 2 + usize::from(u16::from_be_bytes([sealed[at], sealed[at + 1]]));
+    let (private, public) = (end(0), end(end(0)));
+    let load = command::load(SRK_HANDLE, &sealed[..private], &sealed[private..public]);
     let loaded = channel.call_with_empty_password(&load).unwrap();
     let loaded = Response::parse_with_handle(&loaded).unwrap();
     let (object, name) = (
@@ -224,6 +236,93 @@ fn the_agent_cannot_unseal_after_the_boot() {
             .unwrap();
     }
     assert_eq!(agent_unseals(&host.store(), &mut host.channel()).unwrap().len(), 32);
+}
+
+#[test]
+fn a_storage_key_that_somebody_else_can_take_along_is_replaced() {
+    let Some(host) = Host::new("a_storage_key_that_somebody_else_can_take_along_is_replaced") else {
+        return;
+    };
+    let (opened, _) = host.boot(&Dials::default()).unwrap();
+    let own = host.channel().read_public(SRK_HANDLE).unwrap();
+    // A key that may be duplicated: its maker can take it out of the TPM, and with it whatever is sealed under it.
+    let replace = || {
+        let mut channel = host.channel();
+        let attributes = ObjectAttributes::SENSITIVE_DATA_ORIGIN
+            | ObjectAttributes::USER_WITH_AUTH
+            | ObjectAttributes::RESTRICTED
+            | ObjectAttributes::DECRYPT;
+        let create = command::create_primary(RH_OWNER, &storage_template(attributes, &[], &[]));
+        let made = channel.call_with_empty_password(&create).unwrap();
+        let object = Response::parse_with_handle(&made).unwrap().returned_handle().unwrap();
+        for call in [
+            command::evict_control(SRK_HANDLE, SRK_HANDLE),
+            command::evict_control(object, SRK_HANDLE),
+        ] {
+            channel.call_with_empty_password(&call).unwrap();
+        }
+        channel.call(&command::flush_context(object)).unwrap();
+        assert!(!channel.read_public(SRK_HANDLE).unwrap().is_fixed_storage_key());
+    };
+    replace();
+    // What was sealed before opens under the TPM's own key, which is at its place again.
+    let (again, _) = host.boot(&Dials::default()).unwrap();
+    assert_eq!((again.new_keys, key_of(&again)), (false, key_of(&opened)));
+    assert_eq!(host.channel().read_public(SRK_HANDLE).unwrap(), own);
+    // And nothing new is sealed under the other one.
+    replace();
+    let other = Dials {
+        test_signing: true,
+        ..Dials::default()
+    };
+    assert!(host.boot(&other).unwrap().0.new_keys);
+    assert_eq!(host.channel().read_public(SRK_HANDLE).unwrap(), own);
+}
+
+#[test]
+fn a_cleared_tpm_keeps_its_identity_and_loses_the_store() {
+    let Some(host) = Host::new("a_cleared_tpm_keeps_its_identity_and_loses_the_store") else {
+        return;
+    };
+    let dials = Dials::default();
+    let (first, _) = host.boot(&dials).unwrap();
+    let (ek, srk) = (
+        host.channel().read_public(EK_HANDLE).unwrap(),
+        host.channel().read_public(SRK_HANDLE).unwrap(),
+    );
+    let mut known = vec![key_of(&first)];
+    let by_the_agent = |_: &Host| {
+        let clear = command::clear(RH_LOCKOUT);
+        host.channel().call_with_empty_password(&clear).unwrap();
+        let gone = host.channel().read_public(EK_HANDLE).unwrap_err();
+        assert_eq!(gone.refusal(), Some(ResponseCode::HANDLE));
+    };
+    for firmware in [true, false] {
+        if !firmware {
+            by_the_agent(&host);
+        }
+        let (opened, _) = host.boot_clearing(firmware, &dials).unwrap();
+        let remark = "the TPM was cleared: new VSM keys, the old state is discarded";
+        assert_eq!(opened.remarks, [remark]);
+        assert!(opened.new_keys && !known.contains(&key_of(&opened)));
+        assert_eq!(host.channel().read_public(EK_HANDLE).unwrap(), ek);
+        assert_ne!(host.channel().read_public(SRK_HANDLE).unwrap(), srk);
+        let (kept, _) = host.boot(&dials).unwrap();
+        assert_eq!(key_of(&kept), key_of(&opened), "and the new ones stay");
+        known.push(key_of(&opened));
+    }
+}
+
+#[test]
+fn the_platform_hierarchy_is_off_once_a_host_has_booted() {
+    let Some(host) = Host::new("the_platform_hierarchy_is_off_once_a_host_has_booted") else {
+        return;
+    };
+    host.boot(&Dials::default()).unwrap();
+    for call in [command::clear(RH_PLATFORM), command::disable_platform_hierarchy()] {
+        let refused = host.channel().call_with_empty_password(&call).unwrap_err();
+        assert_eq!(refused.refusal(), Some(ResponseCode(0x085)), "{refused}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use hgs_protocol::{
     },
 };
 
-use super::{dials::Dials, relay::SharedTpm, template::Record};
+use super::{dials::Dials, provision::provision, relay::SharedTpm, template::Record};
 use crate::{
     store::StoreReport,
     tpm_channel::{ChannelError, TpmChannel},
@@ -50,6 +50,7 @@ pub fn simulate<S>(
     let log = {
         let mut tpm = tpm.lock();
         tpm.reset(STARTUP_LOCALITY)?;
+        provision(&mut tpm)?;
         let mut boot = Boot::begin(tpm.channel()).omitting(&dials.omit);
         boot.measure_configuration(dials)?;
         boot.pause()

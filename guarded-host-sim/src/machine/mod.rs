@@ -8,6 +8,7 @@ pub mod boot;
 pub mod control;
 pub mod dials;
 pub mod ek_certificate;
+pub mod provision;
 pub mod relay;
 pub mod template;
 pub mod user;
@@ -21,11 +22,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use self::{
     boot::Boot,
     control::{Control, ControlReply, Order},
     dials::{AppliedDials, Dials, TemplateDial},
+    provision::provision,
     relay::{Gate, SharedTpm},
     template::{Script, Template},
     user::{AGENT_USER, AgentUser, place},
@@ -89,6 +92,12 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
             dials: args.template_dials,
         });
     }
+    // Inherited by every part of the host: what crashes leaves no image of its memory, software TPMs included.
+    let no_cores = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, no_cores).context("the system refuses to forbid core dumps")?;
     let mut machine = Machine::assemble(args, dials)?;
     let (sender, orders) = mpsc::channel();
     control::listen(&machine.dir.join("machine.sock"), sender).context("the machine's control socket")?;
@@ -278,6 +287,7 @@ impl Machine {
         let log = {
             let mut tpm = tpm.lock();
             tpm.reset(script.locality)?;
+            provision(&mut tpm)?;
             let mut boot = Boot::begin_at(script.locality, tpm.channel());
             boot.repeat(&script.before)?;
             boot.pause()

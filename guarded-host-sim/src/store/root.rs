@@ -35,6 +35,9 @@ pub enum RootError {
     /// The file is not a sealed key of this TPM.
     #[error("the sealed root key is damaged or of another TPM")]
     Damaged,
+    /// The TPM has been cleared since.
+    #[error("the TPM was cleared, and with it the key under which the VBS store was sealed")]
+    Cleared,
     /// The TPM.
     #[error(transparent)]
     Tpm(#[from] ChannelError),
@@ -44,6 +47,7 @@ pub enum RootError {
 pub(super) struct StoreTpm {
     channel: TpmChannel,
     ek: RsaPublicKey,
+    ek_name: Vec<u8>,
 }
 
 impl StoreTpm {
@@ -52,6 +56,7 @@ impl StoreTpm {
         match public.rsa_key() {
             Some(key) if public.looks_like_ek() => Ok(StoreTpm {
                 ek: key.clone(),
+                ek_name: public.name()?,
                 channel,
             }),
             _ => Err(TpmError::Value("a key at the EK's handle that is no EK").into()),
@@ -59,8 +64,8 @@ impl StoreTpm {
     }
 
     /// Seals a new root key to the present values of [`SEALING_PCRS`].
-    pub(super) fn seal_root(&mut self, root: &Secret32, rng: &mut dyn Random) -> Result<Created, ChannelError> {
-        self.ensure_storage_key()?;
+    pub(super) fn seal_root(&mut self, root: &Secret32, rng: &mut dyn Random) -> Result<SealedRoot, ChannelError> {
+        let parent = self.storage_key(None)?;
         let read = command::pcr_read(SEALING_PCRS);
         let parameters = self.under_session(&read, &[], AUDIT, rng)?;
         let values: Vec<[u8; 32]> = response::pcr_read(&parameters, SEALING_PCRS)?
@@ -69,15 +74,24 @@ impl StoreTpm {
             .map(|(_, value)| value)
             .collect();
         let policy = response::policy_pcr_digest(SEALING_PCRS, &values);
-        let parent = self.channel.read_public(SRK_HANDLE)?.name()?;
         let create = command::create_sealed(SRK_HANDLE, &parent, root.expose(), &policy);
         let parameters = self.under_session(&create, &[], DECRYPT, rng)?;
-        Ok(response::create(&parameters)?)
+        Ok(SealedRoot {
+            sealed: response::create(&parameters)?,
+            storage_key: parent,
+            ek: self.ek_name.clone(),
+        })
     }
 
     /// Unseals the root key, if the PCRs allow it.
-    pub(super) fn unseal_root(&mut self, sealed: &Created, rng: &mut dyn Random) -> Result<Secret32, RootError> {
-        self.ensure_storage_key()?;
+    pub(super) fn unseal_root(&mut self, root: &SealedRoot, rng: &mut dyn Random) -> Result<Secret32, RootError> {
+        if root.ek != self.ek_name {
+            return Err(RootError::Damaged);
+        }
+        if self.storage_key(Some(&root.storage_key))? != root.storage_key {
+            return Err(RootError::Cleared);
+        }
+        let sealed = &root.sealed;
         let load = command::load(SRK_HANDLE, &sealed.private, &sealed.public);
         let loaded = match self.channel.call_with_empty_password(&load) {
             Err(e) if e.refusal() == Some(INTEGRITY) => return Err(RootError::Damaged),
@@ -171,12 +185,19 @@ impl StoreTpm {
         Ok(pending.started(&answer)?)
     }
 
-    /// The storage key at its handle, made again (the same one, from the same seed) if somebody
-    /// removed it.
-    fn ensure_storage_key(&mut self) -> Result<(), ChannelError> {
+    /// Sees to it that the storage key is at its handle, and gives its name. A key of somebody else's there (the fabric
+    /// administrator may put any) is replaced by the TPM's own, which is the same as long as the TPM is not cleared.
+    /// `wanted` is the name of the one under which the root key was sealed.
+    fn storage_key(&mut self, wanted: Option<&[u8]>) -> Result<Vec<u8>, ChannelError> {
         match self.channel.read_public(SRK_HANDLE) {
+            Ok(public) => match public.name() {
+                Ok(name) if wanted.map_or(public.is_fixed_storage_key(), |wanted| wanted == name) => return Ok(name),
+                _ => self.evict()?,
+            },
             Err(e) if e.refusal() == Some(ResponseCode::HANDLE) => {}
-            other => return other.map(|_| ()),
+            // A public area that is not even read here.
+            Err(ChannelError::Tpm(_)) => self.evict()?,
+            Err(other) => return Err(other),
         }
         let answer = self
             .channel
@@ -185,27 +206,57 @@ impl StoreTpm {
         self.channel
             .call_with_empty_password(&command::evict_control(object, SRK_HANDLE))?;
         self.channel.call(&command::flush_context(object))?;
-        Ok(())
+        Ok(self.channel.read_public(SRK_HANDLE)?.name()?)
+    }
+
+    fn evict(&mut self) -> Result<(), ChannelError> {
+        self.channel
+            .call_with_empty_password(&command::evict_control(SRK_HANDLE, SRK_HANDLE))
+            .map(drop)
     }
 }
 
-/// Reads a file of [`encode_sealed`].
-pub(super) fn read_sealed(path: &Path) -> Result<Created, RootError> {
-    let bytes = std::fs::read(path).map_err(|_| RootError::Damaged)?;
-    let split = || {
-        let length = usize::from(u16::from_be_bytes(*bytes.first_chunk()?)) + 2;
-        let (private, public) = bytes.split_at_checked(length)?;
-        Some(Created {
-            private: private.to_vec(),
-            public: public.to_vec(),
-        })
-    };
-    split().ok_or(RootError::Damaged)
+/// The root key as it lies on the disk: sealed by the TPM, with the names of the keys that tell whether this is still
+/// the TPM that sealed it.
+pub(super) struct SealedRoot {
+    sealed: Created,
+    storage_key: Vec<u8>,
+    ek: Vec<u8>,
 }
 
-/// TPM2B_PRIVATE, then TPM2B_PUBLIC.
-pub(super) fn encode_sealed(created: &Created) -> Vec<u8> {
-    [created.private.as_slice(), created.public.as_slice()].concat()
+impl SealedRoot {
+    /// Reads a file of [`SealedRoot::encode`].
+    pub(super) fn read(path: &Path) -> Result<SealedRoot, RootError> {
+        let bytes = std::fs::read(path).map_err(|_| RootError::Damaged)?;
+        let mut rest = bytes.as_slice();
+        let mut field = || -> Option<&[u8]> {
+            let length = usize::from(u16::from_be_bytes(*rest.first_chunk()?)) + 2;
+            let (field, after) = rest.split_at_checked(length)?;
+            rest = after;
+            Some(field)
+        };
+        let mut split = || {
+            Some(SealedRoot {
+                sealed: Created {
+                    private: field()?.to_vec(),
+                    public: field()?.to_vec(),
+                },
+                storage_key: field()?[2..].to_vec(),
+                ek: field()?[2..].to_vec(),
+            })
+        };
+        split().filter(|_| rest.is_empty()).ok_or(RootError::Damaged)
+    }
+
+    /// TPM2B_PRIVATE, TPM2B_PUBLIC, and as TPM2B_NAME the storage key and the endorsement key.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = [self.sealed.private.as_slice(), self.sealed.public.as_slice()].concat();
+        for name in [&self.storage_key, &self.ek] {
+            out.extend(u16::try_from(name.len()).unwrap_or(u16::MAX).to_be_bytes());
+            out.extend_from_slice(name);
+        }
+        out
+    }
 }
 
 /// The counter's authorisation value. A TPM drops trailing zeros, so the last byte is never zero.

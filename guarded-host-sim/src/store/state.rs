@@ -19,7 +19,7 @@ use hgs_protocol::{
 };
 use zeroize::Zeroizing;
 
-use super::root::{self, RootError, StoreTpm};
+use super::root::{RootError, SealedRoot, StoreTpm};
 use crate::{
     swtpm::make_private_dir,
     tpm_channel::{ChannelError, TpmChannel},
@@ -111,9 +111,13 @@ impl Store {
         if !sealed_root.exists() || !has_state {
             return Store::found(directory, tpm, "the VBS store is new: new VSM keys", rng);
         }
-        let sealed = root::read_sealed(&sealed_root)?;
+        let sealed = SealedRoot::read(&sealed_root)?;
         let root = match tpm.unseal_root(&sealed, rng) {
             Ok(root) => root,
+            Err(RootError::Cleared) => {
+                let remark = "the TPM was cleared: new VSM keys, the old state is discarded";
+                return Store::found(directory, tpm, remark, rng);
+            }
             Err(RootError::OtherConfiguration) => {
                 let remark = "the measured configuration has changed: new VSM keys, the old state is discarded";
                 return Store::found(directory, tpm, remark, rng);
@@ -173,9 +177,8 @@ impl Store {
             }
         }
         let root = Secret32::random(rng);
-        let created = tpm.seal_root(&root, rng)?;
-        let path = directory.join(ROOT);
-        write_durably(&path, &root::encode_sealed(&created))?;
+        let sealed = tpm.seal_root(&root, rng)?;
+        write_durably(&directory.join(ROOT), &sealed.encode())?;
         let counter = tpm.found_counter(&root, rng)?;
         let secrets = Secrets {
             encryption: RsaPrivateKey::generate_2048()?,

@@ -8,8 +8,8 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use super::{
-    ALG_AES, ALG_CFB, ALG_NULL, ALG_SHA256, MAX_MESSAGE, PcrSelection, RH_NULL, RH_OWNER, Reader, Sized16,
-    TAG_NO_SESSIONS, TAG_SESSIONS, TpmError, public,
+    ALG_AES, ALG_CFB, ALG_NULL, ALG_SHA256, MAX_MESSAGE, PcrSelection, RH_ENDORSEMENT, RH_NULL, RH_OWNER, RH_PLATFORM,
+    Reader, Sized16, TAG_NO_SESSIONS, TAG_SESSIONS, TpmError, public,
 };
 
 /// TPM_CC: the number of a command.
@@ -19,6 +19,10 @@ pub struct CommandCode(pub u32);
 impl CommandCode {
     /// TPM2_EvictControl.
     pub const EVICT_CONTROL: CommandCode = CommandCode(0x120);
+    /// TPM2_HierarchyControl.
+    pub const HIERARCHY_CONTROL: CommandCode = CommandCode(0x121);
+    /// TPM2_Clear.
+    pub const CLEAR: CommandCode = CommandCode(0x126);
     /// TPM2_NV_UndefineSpace.
     pub const NV_UNDEFINE_SPACE: CommandCode = CommandCode(0x122);
     /// TPM2_NV_DefineSpace.
@@ -66,7 +70,9 @@ impl CommandCode {
             Self::STARTUP | Self::SHUTDOWN | Self::SELF_TEST | Self::GET_RANDOM | Self::PCR_READ => Some(0),
             // The handle of FlushContext is a parameter on the wire, though never authorised.
             Self::FLUSH_CONTEXT => Some(0),
-            Self::NV_DEFINE_SPACE
+            Self::HIERARCHY_CONTROL
+            | Self::CLEAR
+            | Self::NV_DEFINE_SPACE
             | Self::CREATE_PRIMARY
             | Self::CREATE
             | Self::LOAD
@@ -242,12 +248,35 @@ pub fn read_public(object: u32) -> Call {
 
 /// TPM2_CreatePrimary of a storage key under the owner hierarchy. Authorised by an empty password.
 pub fn create_primary_storage_key() -> Call {
+    create_primary(RH_OWNER, &public::storage_key_template())
+}
+
+/// TPM2_CreatePrimary of the RSA endorsement key: a TPM always makes the same one. Authorised by an empty password.
+pub fn create_primary_endorsement_key() -> Call {
+    create_primary(RH_ENDORSEMENT, &public::endorsement_key_template())
+}
+
+/// TPM2_CreatePrimary under `hierarchy` of an object without authorisation value. `template` is a TPM2B_PUBLIC.
+pub fn create_primary(hierarchy: u32, template: &[u8]) -> Call {
     let mut parameters = Vec::new();
     parameters.push_sized(&[0, 0, 0, 0]); // no authorisation value, no data
-    parameters.extend(public::storage_key_template());
+    parameters.extend_from_slice(template);
     parameters.push_sized(&[]); // outside information
     parameters.extend(0u32.to_be_bytes()); // creation PCRs
-    call(CommandCode::CREATE_PRIMARY, &[RH_OWNER], &parameters)
+    call(CommandCode::CREATE_PRIMARY, &[hierarchy], &parameters)
+}
+
+/// TPM2_Clear by `hierarchy` (lockout or platform): what the owner has made is gone for good, the endorsement key
+/// can be made again. Authorised by an empty password.
+pub fn clear(hierarchy: u32) -> Call {
+    call(CommandCode::CLEAR, &[hierarchy], &[])
+}
+
+/// TPM2_HierarchyControl: the platform hierarchy is off until the next TPM2_Startup(CLEAR), as firmware leaves it to an
+/// operating system. Authorised by an empty password.
+pub fn disable_platform_hierarchy() -> Call {
+    let parameters = [RH_PLATFORM.to_be_bytes().as_slice(), &[0]].concat();
+    call(CommandCode::HIERARCHY_CONTROL, &[RH_PLATFORM], &parameters)
 }
 
 /// TPM2_Create of sealed `data` under `parent`, to be opened by `policy` only. The data is the

@@ -21,6 +21,12 @@ pub const EK_HANDLE: u32 = 0x8101_0001;
 pub const SRK_HANDLE: u32 = 0x8100_0001;
 /// The owner hierarchy.
 pub const RH_OWNER: u32 = 0x4000_0001;
+/// The lockout authority, which may clear the TPM.
+pub const RH_LOCKOUT: u32 = 0x4000_000A;
+/// The endorsement hierarchy.
+pub const RH_ENDORSEMENT: u32 = 0x4000_000B;
+/// The platform hierarchy, firmware's own.
+pub const RH_PLATFORM: u32 = 0x4000_000C;
 /// No object; the place of a key or entity that is not there.
 pub const RH_NULL: u32 = 0x4000_0007;
 /// Longest command or response taken, in bytes.

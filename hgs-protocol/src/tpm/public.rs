@@ -19,6 +19,8 @@ impl ObjectAttributes {
     pub const SENSITIVE_DATA_ORIGIN: u32 = 1 << 5;
     /// The authorisation value may be used (clear: only the policy).
     pub const USER_WITH_AUTH: u32 = 1 << 6;
+    /// Changing the authorisation value and the like is authorised by the policy alone.
+    pub const ADMIN_WITH_POLICY: u32 = 1 << 7;
     /// Failures do not count for the dictionary-attack lockout.
     pub const NO_DA: u32 = 1 << 10;
     /// Decrypts only what the TPM's own formats allow.
@@ -124,6 +126,12 @@ impl Public {
     /// fixedTPM, fixedParent, sensitiveDataOrigin, restricted, decrypt, not sign. Whether a TPM
     /// really holds it is proved only by a certificate of the TPM's vendor.
     pub fn looks_like_ek(&self) -> bool {
+        self.is_fixed_storage_key()
+    }
+
+    /// True for an RSA key that a TPM drew itself, that never leaves it, and that does nothing but protect other
+    /// objects: what is sealed under any other key, its maker may open outside the TPM.
+    pub fn is_fixed_storage_key(&self) -> bool {
         const NEEDED: u32 = ObjectAttributes::FIXED_TPM
             | ObjectAttributes::FIXED_PARENT
             | ObjectAttributes::SENSITIVE_DATA_ORIGIN
@@ -152,8 +160,8 @@ pub(super) fn name_of(encoded: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The template of a storage key: RSA-2048, restricted, AES-128-CFB for its children. The same
-/// template under the owner hierarchy always gives the same key.
+/// The template of the storage root key (TCG TPM v2.0 Provisioning Guidance, 7.5.1): RSA-2048, restricted, AES-128-CFB
+/// for its children. The same template under the owner hierarchy always gives the same key, until the TPM is cleared.
 pub fn storage_key_template() -> Vec<u8> {
     const ATTRIBUTES: u32 = ObjectAttributes::FIXED_TPM
         | ObjectAttributes::FIXED_PARENT
@@ -162,20 +170,43 @@ pub fn storage_key_template() -> Vec<u8> {
         | ObjectAttributes::NO_DA
         | ObjectAttributes::RESTRICTED
         | ObjectAttributes::DECRYPT;
+    storage_template(ATTRIBUTES, &[], &[0; 256])
+}
+
+/// The template of the RSA endorsement key (TCG EK Credential Profile, B.3.3, L-1): the same template under the
+/// endorsement hierarchy always gives the same key, after TPM2_Clear too.
+pub fn endorsement_key_template() -> Vec<u8> {
+    const ATTRIBUTES: u32 = ObjectAttributes::FIXED_TPM
+        | ObjectAttributes::FIXED_PARENT
+        | ObjectAttributes::SENSITIVE_DATA_ORIGIN
+        | ObjectAttributes::ADMIN_WITH_POLICY
+        | ObjectAttributes::RESTRICTED
+        | ObjectAttributes::DECRYPT;
+    storage_template(ATTRIBUTES, &POLICY_SECRET_ENDORSEMENT, &[0; 256])
+}
+
+/// A TPM2B_PUBLIC of a restricted RSA-2048 key with AES-128-CFB for its children.
+pub fn storage_template(attributes: u32, policy: &[u8], unique: &[u8]) -> Vec<u8> {
     let mut inner = Vec::new();
     inner.extend(ALG_RSA.to_be_bytes());
     inner.extend(ALG_SHA256.to_be_bytes());
-    inner.extend(ATTRIBUTES.to_be_bytes());
-    inner.push_sized(&[]);
+    inner.extend(attributes.to_be_bytes());
+    inner.push_sized(policy);
     for field in [ALG_AES, 128, ALG_CFB, ALG_NULL, 2048] {
         inner.extend(field.to_be_bytes());
     }
     inner.extend(0u32.to_be_bytes());
-    inner.push_sized(&[]);
+    inner.push_sized(unique);
     let mut out = Vec::new();
     out.push_sized(&inner);
     out
 }
+
+/// TPM2_PolicySecret(TPM_RH_ENDORSEMENT), the profile's PolicyA for SHA-256.
+const POLICY_SECRET_ENDORSEMENT: [u8; 32] = [
+    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xB3, 0xF8, 0x1A, 0x90, 0xCC, 0x8D, 0x46, 0xA5, 0xD7, 0x24, 0xFD, 0x52, 0xD7,
+    0x6E, 0x06, 0x52, 0x0B, 0x64, 0xF2, 0xA1, 0xDA, 0x1B, 0x33, 0x14, 0x69, 0xAA,
+];
 
 /// The template of sealed data that only the policy `policy` opens.
 pub fn sealed_data_template(policy: &[u8; 32]) -> Vec<u8> {
