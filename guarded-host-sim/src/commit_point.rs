@@ -5,7 +5,7 @@
 
 /// Every commit point, in the order in which an operation passes them. A test holds this list
 /// against the source and ends an operation at each.
-pub const COMMIT_POINTS: [(&str, &str); 35] = [
+pub const COMMIT_POINTS: [(&str, &str); 38] = [
     ("power-on:attested", "agent: the health certificate is at hand"),
     ("power-on:rolled", "agent: the KPS has answered, nothing is written"),
     (
@@ -64,6 +64,12 @@ pub const COMMIT_POINTS: [(&str, &str); 35] = [
         "agent: the state after the end is durable, not committed",
     ),
     ("power-off:committed", "agent: the VM is off"),
+    (
+        "tally:counted",
+        "store: vTPM and volume have the new count, the state is in memory",
+    ),
+    ("tally:written", "agent: the vTPM's state is durable, not committed"),
+    ("tally:committed", "agent: the vTPM's state counts"),
     ("save:suspended", "store: the guest is suspended and sealed"),
     ("save:written", "agent: state and memory are durable, not committed"),
     ("save:committed", "agent: the VM is saved, its keys are still here"),

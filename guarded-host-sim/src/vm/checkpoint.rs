@@ -26,7 +26,7 @@ const MAGIC: &[u8; 8] = b"HGSVMCP1";
 const HEADER: usize = 8 + 16 + 16 + Security::LENGTH;
 
 /// Names a checkpoint.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct CheckpointId(pub uuid::Uuid);
 

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     VmName,
     checkpoint::CheckpointId,
+    guest::Tally,
     security::{Channel, Kind, Switch},
     view::{VmState, VmView},
 };
@@ -42,6 +43,8 @@ pub(super) enum HostVerb {
     Start(Of),
     /// Shut a VM down
     Stop(Stop),
+    /// Let a running VM's guest count one more, in its vTPM and on its volume: what it answers outlasts every crash
+    Tally(Of),
     /// Save a running VM's memory and stop it
     Save(Of),
     /// Throw a saved VM's memory away
@@ -247,6 +250,15 @@ pub(super) fn run(verb: &HostVerb) -> anyhow::Result<()> {
         }
         HostVerb::Stop(args) if args.turn_off => args.vm.act("turn-off", "is off: its power was cut"),
         HostVerb::Stop(args) => args.vm.act("power-off", "is off"),
+        HostVerb::Tally(of) => {
+            let guest: super::guest::GuestReport = of.ask(Method::POST, "tally", Some(json!({})))?;
+            let Tally { volume, vtpm } = guest.tally;
+            let text = format!(
+                "{} has counted to {volume} on its volume, {vtpm} in its vTPM\n",
+                of.name
+            );
+            of.host.show(&guest, &text)
+        }
         HostVerb::Save(of) => of.act("save", "is saved"),
         HostVerb::DiscardSaved(of) => of.act("discard-saved", "is off: its saved memory is gone"),
         HostVerb::Reset(of) => of.act("reset", "was reset and runs"),

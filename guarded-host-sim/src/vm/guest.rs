@@ -41,6 +41,8 @@ const BOOT_COUNT_CHUNK: u32 = 1;
 /// Chunk with the key by which the guest answers its owner's challenges: u32 length, then 32 random
 /// bytes. The agent chooses challenges as it likes, so the answers must tell nothing of the secret.
 const PROOF_KEY_CHUNK: u32 = 2;
+/// Chunk with the volume's half of the guest's tally: u64; zero on a new disk.
+const TALLY_CHUNK: u32 = 3;
 /// Chunks of a new disk.
 const CHUNKS: u32 = 16;
 
@@ -53,8 +55,19 @@ pub struct Guest {
     boot_id: [u8; 16],
     boots: u64,
     after_shutdown: bool,
+    tally: Tally,
     uptime_before: Duration,
     resumed: Instant,
+}
+
+/// What a guest has counted when it was asked to: two counters that only grow, each kept where a guest keeps
+/// what must last. They tell whoever remembers them whether a VM has lost something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// On the volume: one for each time.
+    pub volume: u64,
+    /// In an NV counter of the vTPM, whose first value is the vTPM's choice; 0 before that.
+    pub vtpm: u64,
 }
 
 /// What a guest tells of itself. Holds nothing secret.
@@ -69,6 +82,9 @@ pub struct GuestReport {
     /// Whether the boot before this one ended by a shutdown, rather than by a power cut; true at the first boot.
     #[serde(default)]
     pub after_shutdown: bool,
+    /// As it stood on volume and vTPM when the guest booted or went on, and what it has counted since.
+    #[serde(default)]
+    pub tally: Tally,
 }
 
 /// Why a guest does not come up.
@@ -145,6 +161,7 @@ impl Guest {
             disk_key,
             secret: Zeroizing::new(secret.to_vec()),
             proof_key,
+            tally: tally(&disk, vtpm)?,
             disk,
             boot_id: rng.bytes(),
             boots,
@@ -162,7 +179,7 @@ impl Guest {
 
     /// Goes on from a memory image on another host. The volume key is part of the memory, as with
     /// every running guest that has its volume unlocked.
-    pub fn resume(vm: VmId, memory: &[u8], disk: LockedDisk) -> Result<Guest, GuestError> {
+    pub fn resume(vm: VmId, vtpm: &mut Vtpm, memory: &[u8], disk: LockedDisk) -> Result<Guest, GuestError> {
         if disk.vm() != vm {
             return Err(GuestError::ForeignDisk { disk: disk.vm(), vm });
         }
@@ -183,6 +200,7 @@ impl Guest {
         disk.read(SECRET_CHUNK)?;
         Ok(Guest {
             disk_key,
+            tally: tally(&disk, vtpm)?,
             disk,
             secret,
             proof_key,
@@ -214,6 +232,16 @@ impl Guest {
         proof(&self.proof_key, challenge)
     }
 
+    /// Counts one more in the vTPM, then on the volume, which is durable when this returns; what the vTPM has
+    /// written is its host's to keep.
+    pub fn count(&mut self, vtpm: &mut Vtpm, rng: &mut dyn Random) -> Result<GuestReport, GuestError> {
+        let vtpm = vtpm.count()?;
+        let volume = self.tally.volume.saturating_add(1);
+        self.disk.write(TALLY_CHUNK, &volume.to_le_bytes(), rng)?;
+        self.tally = Tally { volume, vtpm };
+        Ok(self.report())
+    }
+
     /// What may be shown on the host.
     pub fn report(&self) -> GuestReport {
         GuestReport {
@@ -221,6 +249,7 @@ impl Guest {
             boots: self.boots,
             uptime_ms: self.uptime_ms(),
             after_shutdown: self.after_shutdown,
+            tally: self.tally,
         }
     }
 
@@ -245,6 +274,14 @@ impl Guest {
         let uptime = self.uptime_before.saturating_add(self.resumed.elapsed());
         u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+fn tally(disk: &Disk, vtpm: &mut Vtpm) -> Result<Tally, GuestError> {
+    let chunk = disk.read(TALLY_CHUNK)?;
+    Ok(Tally {
+        volume: fields::take_u64(&mut chunk.as_slice()).ok_or(GuestError::Damaged("volume"))?,
+        vtpm: vtpm.counted()?,
+    })
 }
 
 /// What a guest that has read `proof_key` from its volume answers to `challenge`.

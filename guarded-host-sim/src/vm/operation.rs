@@ -14,7 +14,7 @@ use hgs_protocol::{env::Random, wire::kps::RollTransportKeyRequest};
 pub use self::{
     change::{apply_checkpoint, change_security, delete_checkpoint, take_checkpoint},
     files::{discard_saved, export, import, new_local_protector, restore_protector, set_protector, take_over},
-    life::{power_off, reset, save, turn_off},
+    life::{power_off, reset, save, tally, turn_off},
 };
 use super::{
     VmName,

@@ -89,6 +89,11 @@ pub enum VmRequest {
         /// The VM.
         vm: VmId,
     },
+    /// [`ShieldedVms::tally`].
+    Tally {
+        /// The VM.
+        vm: VmId,
+    },
     /// [`ShieldedVms::suspend`].
     Suspend {
         /// The VM.
@@ -191,6 +196,13 @@ pub enum VmReply {
         /// Sealed under the VM's current transport key.
         guest_state: Blob,
     },
+    /// The guest has counted; write its state and commit it.
+    Tallied {
+        /// What the guest tells of itself.
+        guest: GuestReport,
+        /// The state as the vTPM has written it, sealed under the VM's current transport key.
+        guest_state: Blob,
+    },
     /// The VM is sealed anew; write this and commit it.
     Resealed {
         /// Its state.
@@ -282,6 +294,13 @@ impl ShieldedVms {
             VmRequest::TurnOff { vm } => VmReply::Off {
                 guest_state: Blob(self.turn_off(vm, rng)?),
             },
+            VmRequest::Tally { vm } => {
+                let (guest, guest_state) = self.tally(vm, rng)?;
+                VmReply::Tallied {
+                    guest,
+                    guest_state: Blob(guest_state),
+                }
+            }
             VmRequest::Suspend { vm } => resealed(self.suspend(vm, rng)?, None),
             VmRequest::Reset { vm, disk } => VmReply::Started {
                 guest: self.reset(vm, &disk, rng)?,

@@ -13,7 +13,7 @@ use hgs_protocol::{
     env::Random,
     secret::Secret32,
     tpm::{
-        PcrSelection, SRK_HANDLE, TpmError,
+        PcrSelection, ResponseCode, SRK_HANDLE, TpmError,
         command::{self, Call, SessionKind},
         response::{self, Response},
         session::{CONTINUE_SESSION, DECRYPT, ENCRYPT, SaltedSession},
@@ -165,6 +165,40 @@ impl Vtpm {
         Ok(Secret32::from_slice(&data).ok_or(TpmError::Value("a volume key of another length"))?)
     }
 
+    /// How far the guest's counter in the vTPM has come; 0 before the guest's first [`Vtpm::count`].
+    pub fn counted(&mut self) -> Result<u64, VtpmError> {
+        let read = command::nv_read_counter(COUNTER_INDEX);
+        match self.tpm.channel().call_with_empty_password(&read) {
+            Ok(answer) => Ok(response::nv_read_counter(Response::parse(&answer)?.parameters)?),
+            // Not defined, or defined and never incremented.
+            Err(e) if [Some(ResponseCode::HANDLE), Some(NV_UNINITIALIZED)].contains(&e.refusal()) => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Increments the guest's counter, which the vTPM lets no one set back; gives its new value.
+    pub fn count(&mut self) -> Result<u64, VtpmError> {
+        let written = self.counted()? > 0;
+        let channel = self.tpm.channel();
+        if !written {
+            let define = command::nv_define_counter(COUNTER_INDEX, &[]);
+            match channel.call_with_empty_password(&define) {
+                Err(e) if e.refusal() != Some(NV_DEFINED) => return Err(e.into()),
+                _ => {}
+            }
+        }
+        channel.call_with_empty_password(&command::nv_increment(COUNTER_INDEX, written))?;
+        self.counted()
+    }
+
+    /// What the vTPM has written so far. It goes on running.
+    pub fn written(&self) -> Result<VtpmState, VtpmError> {
+        Ok(VtpmState {
+            permanent: self.folder.read_state()?,
+            key: self.key.clone(),
+        })
+    }
+
     /// Saves the vTPM so that it can go on elsewhere, and ends it.
     pub fn suspend(self) -> Result<VtpmState, VtpmError> {
         self.tpm.suspend()?;
@@ -252,6 +286,12 @@ impl Drop for Folder {
 }
 
 const PERMANENT: &str = "tpm2-00.permall";
+/// NV index of the guest's counter.
+const COUNTER_INDEX: u32 = 0x0150_0002;
+/// TPM_RC_NV_UNINITIALIZED.
+const NV_UNINITIALIZED: ResponseCode = ResponseCode(0x14A);
+/// TPM_RC_NV_DEFINED.
+const NV_DEFINED: ResponseCode = ResponseCode(0x14C);
 
 #[cfg(test)]
 mod tests {
@@ -310,16 +350,23 @@ mod tests {
         drop(running);
         let state = vtpm.suspend().unwrap();
         let mut vtpm = Vtpm::resume("vm1", &state, &run).unwrap();
-        let moved = guest::Guest::resume(vm, &memory, LockedDisk::open(&disk).unwrap()).unwrap();
+        let mut moved = guest::Guest::resume(vm, &mut vtpm, &memory, LockedDisk::open(&disk).unwrap()).unwrap();
         assert_eq!(vtpm.pcr(BOOT_PCR).unwrap(), expected_boot_pcr());
         assert_eq!(moved.prove(b"d"), guest::proof(&proof_key, b"d"));
         assert_eq!((moved.report().boot_id, moved.report().boots), (before.boot_id, 1));
+
+        // What it counts is in its vTPM and on its volume at once, without an orderly end.
+        assert_eq!(moved.report().tally, guest::Tally::default());
+        let one = moved.count(&mut vtpm, rng).unwrap().tally;
+        let two = moved.count(&mut vtpm, rng).unwrap().tally;
+        assert_eq!((one.volume, two.volume, two.vtpm), (1, 2, one.vtpm + 1));
+        let state = vtpm.written().unwrap();
         drop((vtpm, moved));
 
         // A cold boot counts on.
         let mut vtpm = Vtpm::power_on("vm1", &state, &run).unwrap();
         let again = guest::Guest::boot(vm, &mut vtpm, LockedDisk::open(&disk).unwrap(), rng).unwrap();
-        assert_eq!(again.report().boots, 2);
+        assert_eq!((again.report().boots, again.report().tally), (2, two));
         drop(again);
 
         // Another vTPM does not load the sealed key, and another VM does not take the disk.

@@ -121,6 +121,23 @@ async fn a_vm_is_saved_or_was_running_when_a_save_is_cut_short_and_goes_on_once(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_has_counted_outlasts_a_kill_at_every_point() {
+    let mut on = Victim::new().await;
+    on.must_start(&on.stage.vm).await;
+    for point in points("tally") {
+        let counted: GuestReport = serde_json::from_value(on.good("tally payroll")).unwrap();
+        // The host ends without a word, and its vTPM's process with it.
+        on.aim(point);
+        assert_eq!(start(&on.host, "payroll").tally, counted.tally, "{point}");
+        on.hit(point, "tally payroll");
+        let after = on.must_start(&on.stage.vm).await.tally;
+        assert_eq!(after.volume, counted.tally.volume + 1, "{point}");
+        let committed = u64::from(point == "tally:committed");
+        assert_eq!(after.vtpm, counted.tally.vtpm + committed, "{point}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_counts_or_is_not_there_when_it_is_cut_short() {
     let mut on = Victim::new().await;
     let vm = &ledger(&on.stage).await;

@@ -30,6 +30,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(make_local)
         .service(show)
         .service(turn_off)
+        .service(tally)
         .service(save)
         .service(discard_saved)
         .service(reset)
@@ -113,6 +114,15 @@ async fn make_local(agent: Data<Agent>, new: Json<NewVm>) -> HttpResponse {
 async fn turn_off(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
     alone(agent, name.into_inner(), async |agent, volume, name| {
         operation::turn_off(agent, volume, name, &mut OsRandom).await
+    })
+    .await
+}
+
+/// Lets the guest count one more, and keeps what its vTPM has written.
+#[post("/v1/vms/{name}/tally")]
+async fn tally(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
+    alone(agent, name.into_inner(), async |agent, volume, name| {
+        operation::tally(agent, volume, name, &mut OsRandom).await
     })
     .await
 }

@@ -8,8 +8,8 @@ use crate::{
     vm::{
         VmId, VmName,
         guest::GuestReport,
-        request::{VmReply, VmRequest},
-        volume::{Current, Generation, VmFolder, Volume},
+        request::{Blob, VmReply, VmRequest},
+        volume::{Current, Generation, GenerationName, VmFolder, Volume},
     },
 };
 
@@ -34,16 +34,45 @@ async fn stop(
     let VmReply::Off { guest_state } = host.store(request(current.vm_id)).await? else {
         return Err(unexpected());
     };
+    let written = write_state(&folder, &current, guest_state, rng)?;
+    commit_point("power-off:written");
+    folder.commit(&current, written, host.name(), None)?;
+    commit_point("power-off:committed");
+    Ok(())
+}
+
+/// Lets a running VM's guest count one more in its vTPM and on its volume. What this answers outlasts every crash: the
+/// vTPM's state counts on the volume by then.
+pub async fn tally(
+    host: &impl Host,
+    volume: &Volume,
+    name: &VmName,
+    rng: &mut dyn Random,
+) -> Result<GuestReport, VmError> {
+    let (folder, current) = own(host, volume, name)?;
+    let VmReply::Tallied { guest, guest_state } = host.store(VmRequest::Tally { vm: current.vm_id }).await? else {
+        return Err(unexpected());
+    };
+    let written = write_state(&folder, &current, guest_state, rng)?;
+    commit_point("tally:written");
+    folder.commit(&current, written, host.name(), None)?;
+    commit_point("tally:committed");
+    Ok(guest)
+}
+
+/// Writes a state that is sealed under the key that counts now.
+fn write_state(
+    folder: &VmFolder,
+    current: &Current,
+    guest_state: Blob,
+    rng: &mut dyn Random,
+) -> Result<GenerationName, VmError> {
     let files = Generation {
         protector: folder.read_generation(&current.generation)?.protector,
         guest_state: guest_state.0,
         memory: None,
     };
-    let written = folder.write_generation(current.generation.number(), &files, rng)?;
-    commit_point("power-off:written");
-    folder.commit(&current, written, host.name(), None)?;
-    commit_point("power-off:committed");
-    Ok(())
+    Ok(folder.write_generation(current.generation.number(), &files, rng)?)
 }
 
 /// Saves a running VM: its memory and its vTPM, sealed under the key that it has. Its next start goes on from there.

@@ -31,6 +31,19 @@ pub struct Resealed {
 }
 
 impl ShieldedVms {
+    /// Lets a running guest count one more in its vTPM and on its volume, and seals its state as the vTPM has
+    /// written it. Once that state counts on the volume, no crash takes the vTPM's count back.
+    pub fn tally(&mut self, id: VmId, rng: &mut dyn Random) -> Result<(GuestReport, Vec<u8>), ShieldedError> {
+        let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
+        let Phase::Running(run) = &mut vm.phase else {
+            return Err(phase_error(id, vm, "start"));
+        };
+        let report = run.guest.count(&mut run.vtpm, rng)?;
+        let guest_state = vm.seal.guest_state(id, &run.vtpm.written()?, rng);
+        commit_point("tally:counted");
+        Ok((report, guest_state))
+    }
+
     /// Suspends a running VM and seals state and memory, for its next start to go on from. It stays suspended
     /// here until [`ShieldedVms::forget`], or goes on by [`ShieldedVms::start`]. A VM that is suspended already, or
     /// whose resumption failed, is sealed as it is.

@@ -53,8 +53,8 @@ impl Run {
             | Phase::Suspended { vtpm, memory } => (vtpm, memory, Resumed::Packed),
             Phase::Running(_) => return Err(phase_error(id, vm, "stop")),
         };
-        let vtpm = Vtpm::resume(name.as_str(), vtpm, folder)?;
-        let guest = Guest::resume(id, memory, disk)?;
+        let mut vtpm = Vtpm::resume(name.as_str(), vtpm, folder)?;
+        let guest = Guest::resume(id, &mut vtpm, memory, disk)?;
         match resumed {
             Resumed::Saved => commit_point("resume:resumed"),
             Resumed::Packed => commit_point("migration:resumed"),
