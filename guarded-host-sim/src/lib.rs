@@ -6,6 +6,7 @@ pub mod child;
 pub mod client;
 pub mod commit_point;
 pub mod demo;
+pub mod drill;
 pub mod fabric;
 pub mod gallery;
 pub mod ledger;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use guarded_host_sim::{
-    agent, demo, fabric, gallery, ledger, machine,
+    agent, demo, drill, fabric, gallery, ledger, machine,
     owner::{guardian_command, protector_command},
     renew_signer,
     shielding::template_command,
@@ -22,6 +22,8 @@ struct Cli {
 enum Part {
     /// Runs a whole guarded fabric on loopback and narrates it.
     Demo(demo::DemoArgs),
+    /// Kills processes of a whole fabric at random instants and sees that no VM is lost or runs twice.
+    Drill(drill::DrillArgs),
     /// Makes what a fabric in containers needs before its parts start.
     Prepare(fabric::prepare::PrepareArgs),
     /// Lists the boot logs that a host can take as its template, and what each shows.
@@ -52,6 +54,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().part {
         Part::Demo(args) => {
             let good = demo::run(&args)?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Part::Drill(args) => {
+            let good = drill::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Part::Ledger(args) => {

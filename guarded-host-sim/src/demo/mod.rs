@@ -39,7 +39,7 @@ pub struct DemoArgs {
 
 /// After Ctrl-C or SIGTERM: ends the processes, removes the temporary directory, ends with 130. A
 /// SIGKILL leaves the directory; the processes end with it in any case.
-async fn clear_up_when_interrupted(dir: PathBuf) {
+pub(crate) async fn clear_up_when_interrupted(dir: PathBuf) {
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return;
     };

@@ -43,6 +43,14 @@ pub struct SimHost {
     http: reqwest::Client,
 }
 
+/// A host's agent as an administrator reaches it. It may outlive the host, and then nobody answers.
+#[derive(Clone, Debug)]
+pub struct AgentLink {
+    name: String,
+    url: String,
+    http: reqwest::Client,
+}
+
 /// The answer of an agent: its value, or its refusal as it stands.
 pub type Answer<T> = Result<T, String>;
 
@@ -163,16 +171,41 @@ impl SimHost {
         Ok(answer.bytes().await?.to_vec())
     }
 
+    /// The agent, for whoever needs it apart from the host.
+    pub fn agent(&self) -> AgentLink {
+        AgentLink {
+            name: self.name.clone(),
+            url: self.agent_url.clone(),
+            http: self.http.clone(),
+        }
+    }
+
     /// POST to the agent, below `/v1`.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
-        let request = self.http.post(format!("{}/v1/{path}", self.agent_url)).json(body);
-        self.answer(request).await
+        self.agent().post(path, body).await
     }
 
     /// GET from the agent, below `/v1`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
-        self.answer(self.http.get(format!("{}/v1/{path}", self.agent_url)))
+        self.agent().get(path).await
+    }
+}
+
+impl AgentLink {
+    /// POST below `/v1`.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
+        self.answer(self.http.post(format!("{}/v1/{path}", self.url)).json(body))
             .await
+    }
+
+    /// GET below `/v1`.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
+        self.answer(self.http.get(format!("{}/v1/{path}", self.url))).await
+    }
+
+    /// DELETE below `/v1`.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
+        self.answer(self.http.delete(format!("{}/v1/{path}", self.url))).await
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Answer<T>> {
