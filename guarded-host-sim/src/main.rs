@@ -7,7 +7,7 @@ use guarded_host_sim::{
     agent, demo, drill, fabric, gallery, ledger, machine,
     owner::{guardian_command, protector_command},
     renew_signer,
-    shielding::template_command,
+    shielding::{data_command, template_command},
     store, vm,
 };
 
@@ -40,6 +40,8 @@ enum Part {
     Protector(protector_command::ProtectorArgs),
     /// Template disks for shielded VMs: sign, inspect, extract the volume signature catalogue.
     Template(template_command::TemplateArgs),
+    /// Shielding data files (.pdk): what an owner gives to a fabric for new VMs, sealed.
+    ShieldingData(data_command::DataArgs),
     /// Runs one host until it is stopped: TPM and firmware, and the VBS store and the agent as its children.
     Host(machine::HostArgs),
     /// The agent of a host. Started by `host`.
@@ -68,6 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Part::Guardian(args) => return guardian_command::run(args),
         Part::Protector(args) => return protector_command::run(args),
         Part::Template(args) => template_command::run(&args)?,
+        Part::ShieldingData(args) => return data_command::run(args),
         Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Gallery(args) => gallery::run(&args)?,
         Part::RenewSigner(args) => renew_signer::run(&args)?,

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use hgs_protocol::{
     env::Env,
     protector::{ChainedProtector, GuardianKeys, KeyProtector, MAX_PROTECTOR, OpenedProtector, WrappingId},
+    secret::TransportKey,
 };
 
 use super::{
@@ -46,15 +47,22 @@ enum Verb {
 
 #[derive(Args, Debug)]
 struct CreateArgs {
+    /// File for the protector
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    new: NewArgs,
+}
+
+/// Who is to open a new protector.
+#[derive(Args, Debug)]
+pub(crate) struct NewArgs {
     /// The owner: a guardian with private keys here
     #[arg(long)]
     owner: String,
     /// A guardian that may open the protector; may be repeated
     #[arg(long = "guardian", value_name = "GUARDIAN")]
     guardians: Vec<String>,
-    /// File for the protector
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
     /// How often a host may start the VM without contact, if the service allows as much; not signed
     #[arg(long, value_name = "N", default_value_t = 0)]
     max_offline_unwraps: u32,
@@ -62,6 +70,15 @@ struct CreateArgs {
     trust: TrustArgs,
     #[command(flatten)]
     access: AccessArgs,
+}
+
+/// A new protector with what went into it.
+pub(crate) struct NewProtector {
+    pub(crate) owner: GuardianKeys,
+    pub(crate) protector: KeyProtector,
+    pub(crate) key: TransportKey,
+    /// For whom it is, for a person.
+    pub(crate) whom: String,
 }
 
 #[derive(Args, Debug)]
@@ -117,8 +134,9 @@ struct ChangeArgs {
     access: AccessArgs,
 }
 
+/// The owner's guardians and the password over their keys.
 #[derive(Args, Debug)]
-struct AccessArgs {
+pub(crate) struct AccessArgs {
     #[command(flatten)]
     password: PasswordArgs,
     #[command(flatten)]
@@ -138,39 +156,53 @@ pub fn run(args: ProtectorArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn create(args: &CreateArgs, env: &Env) -> anyhow::Result<()> {
-    let (store, rules) = (args.access.store.store(), args.trust.rules()?);
-    let owner = find(&store, &args.owner)?;
-    let mut guardians = Vec::new();
-    for name in &args.guardians {
-        let guardian = find(&store, name)?.guardian().clone();
-        if [owner.guardian()]
-            .into_iter()
-            .chain(&guardians)
-            .any(|known| known.signing() == guardian.signing() && known.encryption() == guardian.encryption())
-        {
-            bail!("{name} is named twice, by this name or another: each guardian, the owner among them, opens it once");
-        }
-        guardians.push(guardian);
-    }
-    for guardian in [owner.guardian()].into_iter().chain(&guardians) {
-        rules.check(guardian, env.now())?;
-    }
-    let keys = args.access.unlock(&owner)?;
-    let (protector, _) = KeyProtector::create(&keys, &guardians, &mut env.rng())?;
-    let protector = protector.with_max_offline_unwraps(args.max_offline_unwraps);
-    write_out(&args.out, &protector.to_xml(), 0o644)?;
-    let others = match guardians.as_slice() {
-        [] => "for nobody else".to_owned(),
-        some => {
-            let names: Vec<_> = some.iter().map(|guardian| guardian.name()).collect();
-            format!("and for {}", names.join(", "))
-        }
-    };
+    let made = args.new.make(env)?;
+    write_out(&args.out, &made.protector.to_xml(), 0o644)?;
     say(&format!(
-        "wrote {}: a new transport key for its owner {}, {others}\n",
+        "wrote {}: a new transport key for {}\n",
         args.out.display(),
-        owner.name()
+        made.whom
     ))
+}
+
+impl NewArgs {
+    /// Checks the certificates and makes the protector.
+    pub(crate) fn make(&self, env: &Env) -> anyhow::Result<NewProtector> {
+        let (store, rules) = (self.access.store.store(), self.trust.rules()?);
+        let owner = find(&store, &self.owner)?;
+        let mut guardians = Vec::new();
+        for name in &self.guardians {
+            let guardian = find(&store, name)?.guardian().clone();
+            if [owner.guardian()]
+                .into_iter()
+                .chain(&guardians)
+                .any(|known| known.signing() == guardian.signing() && known.encryption() == guardian.encryption())
+            {
+                bail!(
+                    "{name} is named twice, by this name or another: each guardian, the owner among them, opens it once"
+                );
+            }
+            guardians.push(guardian);
+        }
+        for guardian in [owner.guardian()].into_iter().chain(&guardians) {
+            rules.check(guardian, env.now())?;
+        }
+        let keys = self.access.unlock(&owner)?;
+        let (protector, key) = KeyProtector::create(&keys, &guardians, &mut env.rng())?;
+        let others = match guardians.as_slice() {
+            [] => "for nobody else".to_owned(),
+            some => {
+                let names: Vec<_> = some.iter().map(|guardian| guardian.name()).collect();
+                format!("and for {}", names.join(", "))
+            }
+        };
+        Ok(NewProtector {
+            protector: protector.with_max_offline_unwraps(self.max_offline_unwraps),
+            key,
+            whom: format!("its owner {}, {others}", owner.name()),
+            owner: keys,
+        })
+    }
 }
 
 fn grant(args: &GrantArgs, env: &Env) -> anyhow::Result<()> {
@@ -215,29 +247,13 @@ fn revoke(args: &RevokeArgs, env: &Env) -> anyhow::Result<()> {
 }
 
 fn inspect(args: &InspectArgs, env: &Env) -> anyhow::Result<ExitCode> {
-    let store = args.access.store.store();
     // Nobody's key is used on a protector that services refuse, so SHA-1 is only looked at.
     let bytes = read_file(&args.file, MAX_PROTECTOR)?;
     let what = || format!("cannot read {}", args.file.display());
     let protector = KeyProtector::parse_allowing_sha1(&bytes)
         .map_err(harmless)
         .with_context(what)?;
-    let mut guardians = Vec::new();
-    for entry in store.list()? {
-        match entry {
-            Ok(stored) => guardians.push(stored),
-            Err(error) => eprintln!("not compared with: {error}"),
-        }
-    }
-    let opening = match &args.open_with {
-        None => Opening::NotTried,
-        Some(name) => {
-            let keys = args.access.unlock(&find(&store, name)?)?;
-            let opened = open(&bytes, &keys, env).map(|opened| opened.wrapping().0);
-            Opening::Tried(name.clone(), opened.map_err(|error| error.to_string()))
-        }
-    };
-    let inspection = Inspection::of(&protector, &guardians, &opening);
+    let (inspection, _) = args.access.inspect(&protector, args.open_with.as_deref(), env)?;
     let text = inspection.text(&args.file.display().to_string(), env.now())?;
     print(args.json, &inspection, &text)?;
     Ok(match inspection.signatures_hold {
@@ -247,6 +263,35 @@ fn inspect(args: &InspectArgs, env: &Env) -> anyhow::Result<ExitCode> {
 }
 
 impl AccessArgs {
+    /// What can be told about a protector with the guardians that are here, and the protector opened if a guardian's
+    /// keys were named and do it.
+    pub(crate) fn inspect(
+        &self,
+        protector: &KeyProtector,
+        open_with: Option<&str>,
+        env: &Env,
+    ) -> anyhow::Result<(Inspection, Option<OpenedProtector>)> {
+        let store = self.store.store();
+        let mut guardians = Vec::new();
+        for entry in store.list()? {
+            match entry {
+                Ok(stored) => guardians.push(stored),
+                Err(error) => eprintln!("not compared with: {error}"),
+            }
+        }
+        let (opening, opened) = match open_with {
+            None => (Opening::NotTried, None),
+            Some(name) => {
+                let keys = self.unlock(&find(&store, name)?)?;
+                match open(&protector.to_xml(), &keys, env) {
+                    Ok(opened) => (Opening::Tried(name.to_owned(), Ok(opened.wrapping().0)), Some(opened)),
+                    Err(error) => (Opening::Tried(name.to_owned(), Err(error.to_string())), None),
+                }
+            }
+        };
+        Ok((Inspection::of(protector, &guardians, &opening), opened))
+    }
+
     fn unlock(&self, guardian: &StoredGuardian) -> anyhow::Result<GuardianKeys> {
         // Before the password is asked for, which would not help.
         if !guardian.has_private_keys() {

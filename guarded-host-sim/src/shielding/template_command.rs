@@ -249,6 +249,14 @@ impl CatalogueView {
     }
 }
 
+/// The catalogue in a file, or of a template disk.
+pub(super) fn catalogue_of(path: &Path) -> anyhow::Result<SignedCatalogue> {
+    Ok(match read(path)? {
+        Found::Catalogue(catalogue) => catalogue,
+        Found::Disk(disk) => disk.catalogue().clone(),
+    })
+}
+
 enum Found {
     Catalogue(SignedCatalogue),
     Disk(TemplateDisk),

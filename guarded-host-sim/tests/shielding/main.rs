@@ -1,6 +1,7 @@
 //! Template disks and shielding data files by their commands, and VMs that real hosts make of them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod data_files;
 mod templates;
 
 use std::{
