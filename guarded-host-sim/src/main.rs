@@ -26,6 +26,8 @@ enum Part {
     Drill(drill::DrillArgs),
     /// Makes what a fabric in containers needs before its parts start.
     Prepare(fabric::prepare::PrepareArgs),
+    /// Registers the hosts of a fabric in containers and lets each attest.
+    Enrol(fabric::enrol::EnrolArgs),
     /// Lists the boot logs that a host can take as its template, and what each shows.
     Gallery(gallery::GalleryArgs),
     /// Registers the pending attestation signer with key protection and lets it sign; for a timer.
@@ -72,6 +74,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Part::Template(args) => template_command::run(&args)?,
         Part::ShieldingData(args) => return data_command::run(args),
         Part::Prepare(args) => fabric::prepare::run(&args)?,
+        Part::Enrol(args) => fabric::enrol::run(&args)?,
         Part::Gallery(args) => gallery::run(&args)?,
         Part::RenewSigner(args) => renew_signer::run(&args)?,
         Part::Host(args) => machine::run(&args)?,

@@ -169,9 +169,19 @@ impl TpmMaker {
         }
     }
 
+    /// Another host's TPM may be under way and its tools about to read the file: it is there whole or not at all.
     fn write(&self, name: &str, text: &str) -> Result<(), SwtpmError> {
         let path = self.directory.join(name);
-        fs::write(&path, text).map_err(|cause| at(&path, cause))
+        if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+            return Ok(());
+        }
+        let write = || {
+            let mut new = tempfile::NamedTempFile::new_in(&self.directory)?;
+            new.write_all(text.as_bytes())?;
+            new.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(|cause| at(&path, cause))
     }
 }
 
@@ -416,6 +426,26 @@ mod tests {
             .unwrap()
             .values[0]
             .1
+    }
+
+    #[test]
+    fn a_maker_opened_again_is_never_seen_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        TpmMaker::open(dir.path()).unwrap();
+        let file = dir.path().join("localca.conf");
+        let whole = fs::read(&file).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        TpmMaker::open(dir.path()).unwrap();
+                    }
+                });
+            }
+            for _ in 0..2000 {
+                assert_eq!(fs::read(&file).unwrap(), whole);
+            }
+        });
     }
 
     #[test]

@@ -164,6 +164,10 @@ async fn hosts(n: &mut Narrator, fabric: &Fabric, hgs: &Hgs, volume: &Path) -> a
     let name = "The hosts are registered: EK, TPM baseline, CI policy";
     step(n, fabric, name, Done, async {
         hgs.trust_tpm_makers(&fabric.tpm_maker_certificates()?).await?;
+        if fabric.is_attached() {
+            // An earlier story had a host03 of its own.
+            hgs.forget_host("host03").await?;
+        }
         for name in ["host01", "host02", "host03"] {
             let ek = named(&hosts, name)?.artefact("ek.cer").await?;
             hgs.register_host(name, &ek).await?;
@@ -221,7 +225,7 @@ async fn shield(
             let folder = fabric.folder().join("owner");
             let owner = Owner::new("Contoso payroll", &folder, Clock::system().now(), rng)?;
             let secret = hex::encode(rng.bytes::<24>());
-            let name = VmName::parse("payroll")?;
+            let name = unused_name(volume)?;
             let vm = owner.shield(&name, secret.as_bytes(), guardian, volume, "host01", rng)?;
             anyhow::Ok((owner, vm))
         })?;
@@ -231,6 +235,22 @@ async fn shield(
     })
     .await;
     made.context("there is no VM")
+}
+
+/// A volume that was there before the story may have a VM of an earlier one.
+fn unused_name(volume: &Volume) -> anyhow::Result<VmName> {
+    let taken: Vec<VmName> = volume.vms()?.iter().map(|vm| vm.name().clone()).collect();
+    let mut number = 1;
+    loop {
+        let name = match number {
+            1 => VmName::parse("payroll")?,
+            number => VmName::parse(&format!("payroll-{number}"))?,
+        };
+        if !taken.contains(&name) {
+            return Ok(name);
+        }
+        number += 1;
+    }
 }
 
 async fn power_on(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts) -> anyhow::Result<GuestReport> {

@@ -93,6 +93,15 @@ impl Hgs {
         self.attestation.admin_post("tpm-hosts", &body).await.map(|_| ())
     }
 
+    /// Removes a host, if it is registered.
+    pub async fn forget_host(&self, name: &str) -> anyhow::Result<()> {
+        let known: Vec<Value> = self.attestation.admin_get("tpm-hosts").await?;
+        if known.iter().any(|host| host.get("name") == Some(&json!(name))) {
+            self.attestation.admin_delete(&format!("tpm-hosts/{name}")).await?;
+        }
+        Ok(())
+    }
+
     /// Registers what healthy hosts of one model have in common: TPM baseline and CI policy.
     pub async fn register_model(&self, model: &str, boot_log: &[u8], ci_policy: &[u8]) -> anyhow::Result<()> {
         let file = |content: &[u8]| json!({ "name": model, "content": STANDARD.encode(content) });

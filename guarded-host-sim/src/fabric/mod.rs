@@ -4,6 +4,7 @@
 //! database: registration goes through the administrators' API, everything else through the
 //! protocols.
 
+pub mod enrol;
 pub mod hgs;
 pub mod host;
 pub mod prepare;
@@ -69,17 +70,19 @@ impl Fabric {
     /// A fabric whose first HGS, volume and some hosts run elsewhere, as `attachment` (written by
     /// `prepare`) says. What else it needs it starts below `folder`.
     pub fn attach(folder: &Path, attachment: &Path) -> anyhow::Result<Fabric> {
-        let text = fs::read(attachment).with_context(|| format!("cannot read {}", attachment.display()))?;
-        let elsewhere = serde_json::from_slice(&text)
-            .with_context(|| format!("{} does not describe a fabric", attachment.display()))?;
         let mut fabric = Fabric::new(folder, false)?;
-        fabric.elsewhere = Some(elsewhere);
+        fabric.elsewhere = Some(Elsewhere::read(attachment)?);
         Ok(fabric)
     }
 
     /// The fabric's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Whether a part of it runs elsewhere, and may have been in use before.
+    pub fn is_attached(&self) -> bool {
+        self.elsewhere.is_some()
     }
 
     /// Starts an HGS whose files are in `folder/name`.
@@ -156,15 +159,7 @@ impl Fabric {
 
     /// Certificates of the authorities that vouch for the fabric's TPMs, DER.
     pub fn tpm_maker_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
-        let maker = TpmMaker::open(&self.tpm_maker())?;
-        let read = |path: PathBuf| {
-            let pem = CertificateDer::from_pem_file(&path);
-            Ok(pem.with_context(|| format!("cannot read {}", path.display()))?.to_vec())
-        };
-        [maker.root_certificate(), maker.intermediate_certificate()]
-            .into_iter()
-            .map(read)
-            .collect()
+        maker_certificates(&self.tpm_maker())
     }
 
     fn tpm_maker(&self) -> PathBuf {
@@ -216,6 +211,14 @@ pub struct Elsewhere {
     pub tpm_maker: PathBuf,
 }
 
+impl Elsewhere {
+    /// Reads what `prepare` wrote.
+    pub fn read(path: &Path) -> anyhow::Result<Elsewhere> {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} does not describe a fabric", path.display()))
+    }
+}
+
 /// A host that runs elsewhere.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -224,6 +227,22 @@ pub struct HostElsewhere {
     pub folder: PathBuf,
     /// Base URL of its agent.
     pub agent_url: String,
+    /// The fabric it stands in.
+    pub fabric: String,
+    /// The volume of that fabric.
+    pub volume: PathBuf,
+}
+
+fn maker_certificates(maker: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let maker = TpmMaker::open(maker)?;
+    let read = |path: PathBuf| {
+        let pem = CertificateDer::from_pem_file(&path);
+        Ok(pem.with_context(|| format!("cannot read {}", path.display()))?.to_vec())
+    };
+    [maker.root_certificate(), maker.intermediate_certificate()]
+        .into_iter()
+        .map(read)
+        .collect()
 }
 
 /// Founds the TPM maker in `maker` if need be: its own keys are made at its first TPM, which must

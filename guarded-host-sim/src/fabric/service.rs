@@ -280,6 +280,10 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        // The clock's socket of a service that runs elsewhere is not ours.
+        if matches!(self.process, Process::Elsewhere) {
+            return;
+        }
         let elsewhere = self.clock.parent().filter(|folder| *folder != self.folder);
         if let Some(folder) = elsewhere {
             let _ = fs::remove_dir_all(folder);
@@ -414,3 +418,27 @@ pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_a_service_elsewhere_leaves_it_its_clock() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = super::super::tls::issue(&folder.path().join("tls"), &["kps"])
+            .unwrap()
+            .root;
+        let attachment = Attachment {
+            url: "http://127.0.0.1:1".to_owned(),
+            admin_url: "https://127.0.0.1:2".to_owned(),
+            token: "token".to_owned(),
+            root,
+            clock: folder.path().join("clocks/kps"),
+        };
+        fs::create_dir_all(folder.path().join("clocks")).unwrap();
+        fs::write(&attachment.clock, b"").unwrap();
+        drop(Service::attach("kps", &attachment).unwrap());
+        assert!(attachment.clock.exists());
+    }
+}

@@ -14,17 +14,18 @@ pub fn issue(folder: &Path, names: &[&str]) -> anyhow::Result<Tls> {
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    // Who trusts several roots finds the right one by its name and its key's identifier.
+    let first = names.first().copied().unwrap_or("hgs");
     root.distinguished_name
-        .push(DnType::CommonName, "Guarded fabric TLS root");
+        .push(DnType::CommonName, format!("Guarded fabric TLS root of {first}"));
     let root_certificate = root.self_signed(&root_key)?;
     let issuer = Issuer::new(root, root_key);
 
     let key = KeyPair::generate()?;
     let all: Vec<String> = names.iter().chain(&["127.0.0.1"]).map(|n| (*n).to_owned()).collect();
     let mut server = CertificateParams::new(all)?;
-    server
-        .distinguished_name
-        .push(DnType::CommonName, names.first().copied().unwrap_or("hgs"));
+    server.use_authority_key_identifier_extension = true;
+    server.distinguished_name.push(DnType::CommonName, first);
     let certificate = server.signed_by(&key, &issuer)?;
 
     let tls = Tls {
