@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use guarded_host_sim::{
     agent, demo, drill, fabric, gallery, ledger, machine,
     owner::{guardian_command, protector_command},
-    renew_signer,
+    renew_signer, shell,
     shielding::{data_command, template_command},
     store, vm,
 };
@@ -32,6 +32,8 @@ enum Part {
     Gallery(gallery::GalleryArgs),
     /// Registers the pending attestation signer with key protection and lets it sign; for a timer.
     RenewSigner(renew_signer::RenewSignerArgs),
+    /// Reads and checks lines of PowerShell with the product's cmdlets.
+    Shell(shell::ShellArgs),
     /// VMs: run, save, move and look at them on a host, and change them as their owner.
     Vm(vm::command::VmArgs),
     /// Checks, from the ledgers of several hosts' VBS stores, that no VM ran on two of them at once.
@@ -68,6 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let good = ledger::command::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Part::Shell(args) => return shell::run(&args),
         Part::Vm(args) => vm::command::run(&args)?,
         Part::Guardian(args) => return guardian_command::run(args),
         Part::Protector(args) => return protector_command::run(args),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Crate, its manifest, and the crates of this workspace that it may use.
-const MAY_USE: [(&str, &str, &[&str]); 5] = [
+const MAY_USE: [(&str, &str, &[&str]); 6] = [
     ("hgs-protocol", "hgs-protocol/Cargo.toml", &[]),
     ("hgs-service", "hgs-protocol/service/Cargo.toml", &["hgs-protocol"]),
     (
@@ -15,8 +15,9 @@ const MAY_USE: [(&str, &str, &[&str]); 5] = [
     (
         "guarded-host-sim",
         "guarded-host-sim/Cargo.toml",
-        &["hgs-protocol", "hgs-service"],
+        &["hgs-protocol", "hgs-service", "hgs-shell"],
     ),
+    ("hgs-shell", "guarded-host-sim/shell/Cargo.toml", &["hgs-protocol"]),
 ];
 
 /// What the sans-io core must do without.

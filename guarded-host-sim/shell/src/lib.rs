@@ -1,0 +1,7 @@
+//! The administrators' shell: the product's cmdlets, read and bound as PowerShell does it.
+
+pub mod bind;
+pub mod check;
+pub mod syntax;
+pub mod table;
+pub mod value;
