@@ -10,15 +10,19 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use hgs_shell::{check, table::Table};
+use hgs_shell::{check, cmdlets::Registry, coverage::coverage, table::Table};
 
 /// What the shell is to do.
 #[derive(Args)]
 pub struct ShellArgs {
     /// Reads the lines of a file and binds their parameters, without carrying anything out; a file that ends
     /// in `.ps1` is taken as one script. The exit code is 1 if anything is wrong
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "coverage")]
     check: Option<PathBuf>,
+    /// Says of each cmdlet and parameter whether it is implemented, accepted without effect, rejected, or not
+    /// built yet
+    #[arg(long, conflicts_with = "check")]
+    coverage: bool,
     /// Prints JSON
     #[arg(long)]
     json: bool,
@@ -28,9 +32,21 @@ pub struct ShellArgs {
 pub fn run(args: &ShellArgs) -> anyhow::Result<ExitCode> {
     let good = match &args.check {
         Some(file) => check_file(file, args.json)?,
-        None => true,
+        None => {
+            show_coverage(args.json)?;
+            true
+        }
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show_coverage(json: bool) -> anyhow::Result<()> {
+    let coverage = coverage(Table::builtin()?, &Registry::builtin());
+    let report = match json {
+        true => serde_json::to_string_pretty(&coverage)? + "\n",
+        false => coverage.report(),
+    };
+    Ok(io::stdout().write_all(report.as_bytes())?)
 }
 
 fn check_file(file: &Path, json: bool) -> anyhow::Result<bool> {

@@ -2,6 +2,8 @@
 
 pub mod bind;
 pub mod check;
+pub mod cmdlets;
+pub mod coverage;
 pub mod syntax;
 pub mod table;
 pub mod value;
