@@ -212,10 +212,12 @@ impl Field {
         for who in [Who::Attestation, Who::Kps] {
             let Some(how) = self.ended(who) else { continue };
             ended.push((who, how));
-            match who {
-                Who::Kps => self.hgs.kps.restart()?,
-                _ => self.hgs.attestation.restart()?,
-            }
+            let service = match who {
+                Who::Kps => &mut self.hgs.kps,
+                _ => &mut self.hgs.attestation,
+            };
+            // While nobody listens there, the system may lend the port to somebody's outgoing connection.
+            service.restart().or_else(|_| service.restart())?;
         }
         Ok(ended)
     }

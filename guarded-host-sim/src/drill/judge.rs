@@ -63,6 +63,8 @@ pub struct Found {
     pub vm: VmId,
     /// Where it runs now; or why it does not, asked of the host that owns it.
     pub running: Result<Running, String>,
+    /// The host that it belongs to by what counts on the volume.
+    pub owner: String,
     /// What the stores of the two hosts hold of it, by host.
     pub held: Vec<(String, VmPhase)>,
     /// Its checkpoints.
@@ -109,9 +111,20 @@ pub enum Fault {
     /// It does not start where it belongs.
     #[error("does not start: {0}")]
     DoesNotStart(String),
+    /// It was found running, and then its guest could not be reached by the host that owns it.
+    #[error("the guest does not go on: {0}")]
+    DoesNotGoOn(String),
     /// It runs on another host than one, or not where it belongs.
     #[error("the stores hold of it: {0}")]
     NotOnOne(String),
+    /// It runs on a host that does not own it, which cannot even stop it.
+    #[error("runs on {host} and belongs to {owner}")]
+    NotOwned {
+        /// Where it runs.
+        host: String,
+        /// Who owns it.
+        owner: String,
+    },
     /// The guest does not know what only a guest that unlocked its volume knows.
     #[error("the guest does not prove that it unlocked its volume")]
     NoProof,
@@ -171,6 +184,12 @@ pub fn judge(
     if here.is_some() && !alone {
         let held = found.held.iter().map(|(host, phase)| format!("{host} {phase:?}"));
         faults.push(Fault::NotOnOne(held.collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(host) = here.filter(|host| *host != found.owner) {
+        faults.push(Fault::NotOwned {
+            host: host.to_owned(),
+            owner: found.owner.clone(),
+        });
     }
     checkpoints(promised, found, &mut faults);
     faults.extend(found.went_down.iter().cloned().map(Fault::WentDown));
@@ -300,6 +319,7 @@ mod tests {
         let found = Found {
             vm: vm(),
             running: Ok(running),
+            owner: "host02".to_owned(),
             held: vec![("host02".to_owned(), VmPhase::Running)],
             checkpoints: promised.checkpoints.clone(),
             went_down: Vec::new(),
@@ -412,6 +432,9 @@ mod tests {
         );
         let back = one(|_, found| running(found).side = Side::Source);
         assert_eq!(back, Fault::Acknowledged("the migration".to_owned()));
+        let taken = one(|_, found| found.owner = "host01".to_owned());
+        let (host, owner) = ("host02".to_owned(), "host01".to_owned());
+        assert_eq!(taken, Fault::NotOwned { host, owner });
         let down = one(|_, found| found.went_down.push("kps".to_owned()));
         assert_eq!(down, Fault::WentDown("kps".to_owned()));
         let replay = one(|_, found| found.took_replay.push("host02".to_owned()));

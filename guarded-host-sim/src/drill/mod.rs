@@ -126,9 +126,9 @@ async fn play(args: &DrillArgs, seed: u64, player: &mut Player, told: &mut Told)
             }
             let record = player.play(number, round).await;
             let record = record.with_context(|| format!("round {number} ({}, {})", round.phase, round.blow))?;
-            let lost = record.outcome == Outcome::Lost;
+            let stuck = record.stuck;
             told.tell(record)?;
-            anyhow::ensure!(!lost, "the VM does not run");
+            anyhow::ensure!(!stuck, "the VM does not go on after round {number}");
         }
         let struck = |record: &&Record| record.kind == Kind::Kill && record.hit != Hit::Nobody;
         let missing = args.kills.saturating_sub(told.records.iter().filter(struck).count());

@@ -257,6 +257,7 @@ impl Player {
         Ok(Found {
             vm,
             running,
+            owner: self.field.owner()?.name().to_owned(),
             held,
             checkpoints: self.checkpoints()?,
             went_down,

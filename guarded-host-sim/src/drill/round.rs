@@ -60,6 +60,8 @@ pub struct Record {
     pub replay: Vec<String>,
     /// What must not be.
     pub faults: Vec<String>,
+    /// Whether no further round can be played with the VM as it is.
+    pub stuck: bool,
     /// Milliseconds that the round took.
     pub took_ms: u128,
 }
@@ -170,11 +172,15 @@ impl Player {
         let (replay, took_replay) = self.send_again(stream).await;
         let found = self.look(running, went_down, took_replay).await?;
         let accounts = self.field.accounts().map_err(|error| error.to_string());
-        let faults = judge(&promised, &found, &accounts, &self.known);
-        self.known.extend(faults.iter().cloned());
-        if let Ok(running) = &found.running {
-            self.go_on(running).await?;
+        let mut faults = judge(&promised, &found, &accounts, &self.known);
+        let mut stuck = found.running.is_err();
+        if let Ok(running) = &found.running
+            && let Err(error) = self.go_on(running).await
+        {
+            stuck = true;
+            faults.push(Fault::DoesNotGoOn(format!("{error:#}")));
         }
+        self.known.extend(faults.iter().cloned());
         Ok(Record {
             round: number,
             phase: round.phase,
@@ -196,6 +202,7 @@ impl Player {
             outcome: Outcome::of(&found.running),
             replay,
             faults: faults.iter().map(Fault::to_string).collect(),
+            stuck,
             took_ms: whole.elapsed().as_millis(),
         })
     }
@@ -224,12 +231,18 @@ impl Player {
                 let mut prey = self.field.prey(victim, source);
                 match victim {
                     // It runs for a part of the operation only.
-                    Victim::Vtpm(_) => {
+                    Victim::Vtpm(side) => {
                         while prey.is_empty() && !told.is_finished() {
                             sleep(LOOK_AGAIN).await;
                             prey = self.field.prey(victim, source);
                         }
-                        sleep(at.of(whole / 4)).await;
+                        // The source's ends as soon as the VM is packed.
+                        let rest = if side == Side::Source && round.phase == Phase::Migration {
+                            20
+                        } else {
+                            10
+                        };
+                        sleep(at.of(whole / rest)).await;
                     }
                     _ => until(at.of(whole)).await,
                 }
