@@ -68,7 +68,7 @@ images() {
   fi
 }
 
-# Everything up, hosts attested.
+# Everything up, hosts attested. Options go to compose: --profile cluster, say.
 up() {
   need_containers
   images
@@ -110,5 +110,5 @@ token() {
 
 down() {
   need_containers
-  "${compose[@]}" --profile scenarios down --volumes --remove-orphans --timeout 5
+  "${compose[@]}" --profile scenarios --profile cluster down --volumes --remove-orphans --timeout 5
 }

@@ -160,6 +160,7 @@ fn service(args: &PrepareArgs, name: &str, folder: &Path, port: u16) -> anyhow::
         token,
         root,
         clock: args.clocks.join(name),
+        replica_clocks: [2, 3].map(|n| args.clocks.join(format!("{name}-{n}"))).to_vec(),
     })
 }
 

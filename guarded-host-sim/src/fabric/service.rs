@@ -59,6 +59,7 @@ pub struct Service {
     token: String,
     folder: PathBuf,
     clock: PathBuf,
+    replica_clocks: Vec<PathBuf>,
     extras: Extras,
     process: Process,
     http: reqwest::Client,
@@ -116,6 +117,9 @@ pub struct Attachment {
     pub root: PathBuf,
     /// Socket of the lab's clock.
     pub clock: PathBuf,
+    /// The same of further replicas; those that do not run have none.
+    #[serde(default)]
+    pub replica_clocks: Vec<PathBuf>,
 }
 
 impl Service {
@@ -129,6 +133,7 @@ impl Service {
             token: to.token.clone(),
             folder: PathBuf::new(),
             clock: to.clock.clone(),
+            replica_clocks: to.replica_clocks.clone(),
             extras: Extras::default(),
             process: Process::Elsewhere,
             http: http_client(60, Some(&to.root))?,
@@ -162,6 +167,7 @@ impl Service {
             token,
             folder: folder.to_path_buf(),
             clock,
+            replica_clocks: Vec::new(),
             extras: extras.clone(),
             process: Process::Child(Box::new(child), output),
             http: http_client(60, None)?,
@@ -214,8 +220,11 @@ impl Service {
         Ok(())
     }
 
-    /// Moves the service's clock forward.
+    /// Moves the service's clock forward, that of every replica.
     pub async fn advance_clock(&self, seconds: u64) -> anyhow::Result<i64> {
+        for replica in self.replica_clocks.iter().filter(|clock| clock.exists()) {
+            lab_clock::advance(replica, seconds).await?;
+        }
         lab_clock::advance(&self.clock, seconds).await
     }
 
@@ -435,6 +444,7 @@ mod tests {
             token: "token".to_owned(),
             root,
             clock: folder.path().join("clocks/kps"),
+            replica_clocks: Vec::new(),
         };
         fs::create_dir_all(folder.path().join("clocks")).unwrap();
         fs::write(&attachment.clock, b"").unwrap();
