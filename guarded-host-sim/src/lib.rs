@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod machine;
 pub mod owner;
 pub mod renew_signer;
+pub mod scenario;
 pub mod shell;
 pub mod shielding;
 pub mod store;

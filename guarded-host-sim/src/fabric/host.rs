@@ -25,6 +25,8 @@ pub struct HostPlan<'a> {
     pub maker: &'a Path,
     /// The volume with the VMs' files.
     pub volume: &'a Path,
+    /// Arguments of the host itself beyond those.
+    pub host: &'a [String],
     /// Arguments of its agent.
     pub agent: &'a [String],
     /// Variables for its processes.
@@ -75,6 +77,7 @@ impl SimHost {
             .arg(plan.maker)
             .arg("--volume")
             .arg(plan.volume)
+            .args(plan.host)
             .env("TMPDIR", &run)
             .output(Output::Pipe)
             .errors(Output::File(log.clone()));
@@ -192,6 +195,13 @@ impl SimHost {
 }
 
 impl AgentLink {
+    /// A file of the host's administrator, `health.cer` say.
+    pub async fn artefact(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+        let url = format!("{}/v1/artefacts/{name}", self.url);
+        let answer = self.http.get(url).send().await?.error_for_status()?;
+        Ok(answer.bytes().await?.to_vec())
+    }
+
     /// POST below `/v1`.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
         self.answer(self.http.post(format!("{}/v1/{path}", self.url)).json(body))

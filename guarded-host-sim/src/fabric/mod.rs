@@ -5,6 +5,7 @@
 //! protocols.
 
 pub mod enrol;
+mod here;
 pub mod hgs;
 pub mod host;
 pub mod prepare;
@@ -93,7 +94,7 @@ impl Fabric {
         let extras = Extras {
             tls: self.tls.clone(),
             environment: self.environment.clone(),
-            token: None,
+            ..Extras::default()
         };
         let hgs = Hgs::start(&self.folder.join(name), &extras, self.tokens.as_ref())?;
         for service in [&hgs.attestation, &hgs.kps] {

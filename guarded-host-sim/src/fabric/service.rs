@@ -11,15 +11,16 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use hgs_protocol::env::OsRandom;
+use hgs_protocol::env::{Clock, OsRandom};
 use hgs_service::{
     lab_clock,
+    settings::ServiceArgs,
     tokens::{Role, new_token},
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::soft_token::SoftToken;
+use super::{here::Here, soft_token::SoftToken};
 use crate::child::{Child, Output, Plan};
 
 /// Certificate chain and key with which services of a fabric speak HTTPS, PEM files.
@@ -36,9 +37,46 @@ pub struct Tls {
 /// Variables for the processes of a fabric: the level of logs, say.
 pub type Environment = Vec<(String, String)>;
 
+/// What an administrator chooses at the start of a service; where nothing is chosen, the service's own default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// How many minutes a health certificate lives.
+    pub health_certificate_minutes: Option<u64>,
+    /// Most exchanges of one registered key in a minute.
+    pub requests_per_minute_per_key: Option<u32>,
+    /// Key of the attestation signers, `rsa` or `p256`.
+    pub signer_suite: Option<&'static str>,
+    /// Most offline unwraps that a released key may carry.
+    pub max_offline_unwraps: Option<u32>,
+}
+
+impl Choices {
+    /// As the service `name` takes them on its command line.
+    pub(super) fn arguments(&self, name: &str) -> Vec<String> {
+        let text = |number: Option<u64>| number.map(|number| number.to_string());
+        let options = match name {
+            "attestation" => vec![
+                ("--health-certificate-minutes", text(self.health_certificate_minutes)),
+                (
+                    "--requests-per-minute-per-key",
+                    text(self.requests_per_minute_per_key.map(u64::from)),
+                ),
+                ("--signer-suite", self.signer_suite.map(str::to_owned)),
+            ],
+            _ => vec![("--max-offline-unwraps", text(self.max_offline_unwraps.map(u64::from)))],
+        };
+        let given = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        given.flatten().collect()
+    }
+}
+
 /// How a service is started beyond what all have in common.
 #[derive(Clone, Debug, Default)]
 pub struct Extras {
+    /// In this process, on this runtime; a process of its own without one.
+    pub here: Option<tokio::runtime::Handle>,
+    /// What its administrator chose.
+    pub choices: Choices,
     /// With what it speaks HTTPS.
     pub tls: Option<Tls>,
     /// Variables for its process.
@@ -72,6 +110,8 @@ pub(super) enum Process {
         Box<Child>,
         #[expect(dead_code, reason = "held open")] BufReader<ChildStdout>,
     ),
+    /// This process.
+    Here(Here),
     /// Somebody else runs it: a container beside ours.
     Elsewhere,
 }
@@ -80,7 +120,7 @@ impl Process {
     pub(super) fn id(&self) -> Option<u32> {
         match self {
             Process::Child(child, _) => Some(child.id()),
-            Process::Elsewhere => None,
+            Process::Here(_) | Process::Elsewhere => None,
         }
     }
 
@@ -88,6 +128,7 @@ impl Process {
     pub(super) fn ended(&mut self) -> Result<Option<String>, crate::child::ChildError> {
         match self {
             Process::Child(child, _) => Ok(child.ended()?.map(|status| status.to_string())),
+            Process::Here(here) => Ok(here.ended().then(|| "its listeners are closed".to_owned())),
             Process::Elsewhere => Ok(None),
         }
     }
@@ -96,6 +137,10 @@ impl Process {
         match self {
             Process::Child(child, _) => {
                 child.kill()?;
+                Ok(())
+            }
+            Process::Here(here) => {
+                here.stop();
                 Ok(())
             }
             Process::Elsewhere => bail!("it runs elsewhere and cannot be killed from here"),
@@ -157,7 +202,7 @@ impl Service {
             _ => crate::swtpm::short_private_dir()?.join("clock"),
         };
         let any = "127.0.0.1:0";
-        let (child, output, urls) = launch(name, folder, &clock, extras, [any, any, any])?;
+        let (process, urls) = launch(name, folder, &clock, extras, [any, any, any])?;
         let [url, admin_url, tls_url] = urls;
         Ok(Service {
             name,
@@ -169,20 +214,21 @@ impl Service {
             clock,
             replica_clocks: Vec::new(),
             extras: extras.clone(),
-            process: Process::Child(Box::new(child), output),
+            process,
             http: http_client(60, None)?,
         })
     }
 
-    /// Starts the service again at the same addresses, over its own data; if it runs, it is killed.
+    /// Starts the service again at the same addresses, over its own data; if it runs, it is killed. Its clock
+    /// is the system's again.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.process.kill()?;
         let address = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();
         let (public, admin) = (address(&self.url), address(&self.admin_url));
         let tls = self.tls_url.as_deref().map(address).unwrap_or_default();
         let listen = [public.as_str(), &admin, &tls];
-        let (child, output, _) = launch(self.name, &self.folder, &self.clock, &self.extras, listen)?;
-        self.process = Process::Child(Box::new(child), output);
+        let (process, _) = launch(self.name, &self.folder, &self.clock, &self.extras, listen)?;
+        self.process = process;
         Ok(())
     }
 
@@ -321,9 +367,10 @@ pub(crate) fn http_client(seconds: u64, root: Option<&Path>) -> anyhow::Result<r
         .build()?)
 }
 
-type Launched = (Child, BufReader<ChildStdout>, [Option<String>; 3]);
+/// What runs, and where it listens: service, administrators, TLS.
+type Launched = (Process, [Option<String>; 3]);
 
-/// Starts the process and reads where it listens: service, administrators, TLS.
+/// Starts the service, in this process or in one of its own.
 fn launch(
     name: &'static str,
     folder: &Path,
@@ -331,6 +378,27 @@ fn launch(
     extras: &Extras,
     [listen, admin, tls_listen]: [&str; 3],
 ) -> anyhow::Result<Launched> {
+    if let Some(runtime) = &extras.here {
+        ensure!(
+            extras.token.is_none(),
+            "a service in this process keeps no keys in a token: the token's library reads this process's environment"
+        );
+        let files = |of: fn(&Tls) -> &PathBuf| extras.tls.as_ref().map(|tls| of(tls).clone());
+        let settings = ServiceArgs {
+            listen: Some(listen.parse()?),
+            admin_listen: Some(admin.parse()?),
+            tls_listen: extras.tls.as_ref().map(|_| tls_listen.parse()).transpose()?,
+            tls_certificate: files(|tls| &tls.certificate),
+            tls_key: files(|tls| &tls.key),
+            data_dir: Some(folder.join("data")),
+            admin_tokens: Some(folder.join("admin-tokens")),
+            key_encryption_key_file: Some(folder.join("key-encryption-key")),
+            ..ServiceArgs::default()
+        };
+        let time = Clock::system();
+        let (here, urls) = Here::start(name, runtime, settings, &extras.choices.arguments(name), (&time, clock))?;
+        return Ok((Process::Here(here), urls));
+    }
     let log = folder.join("log");
     let mut plan = Plan::new(beside_this_program(name)?, folder)
         .args(["serve", "--listen", listen, "--admin-listen", admin])
@@ -342,6 +410,7 @@ fn launch(
         .arg(folder.join("key-encryption-key"))
         .arg("--lab-clock")
         .arg(clock)
+        .args(extras.choices.arguments(name))
         .output(Output::Pipe)
         .errors(Output::File(log.clone()));
     for (name, value) in &extras.environment {
@@ -366,7 +435,7 @@ fn launch(
             .map(str::to_owned)
     };
     let urls = [value("service="), value("admin="), value("tls=")];
-    Ok((child, output, urls))
+    Ok((Process::Child(Box::new(child), output), urls))
 }
 
 /// The binary `name` beside the running program (or, for a test binary, one folder above).

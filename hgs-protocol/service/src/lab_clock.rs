@@ -10,22 +10,22 @@ use hgs_protocol::env::Clock;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
+    task::JoinHandle,
 };
 
-/// Listens on `path` for as long as the process runs.
-pub fn listen(path: &Path, clock: Clock) -> anyhow::Result<()> {
+/// Listens on `path` for as long as the process runs, or until the task is aborted.
+pub fn listen(path: &Path, clock: Clock) -> anyhow::Result<JoinHandle<()>> {
     if path.exists() {
         std::fs::remove_file(path).with_context(|| format!("the old socket {} cannot be removed", path.display()))?;
     }
     let listener =
         UnixListener::bind(path).with_context(|| format!("the lab clock cannot listen on {}", path.display()))?;
     tracing::warn!(socket = %path.display(), "this process's clock can be moved by the lab");
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(answer(stream, clock.clone()));
         }
-    });
-    Ok(())
+    }))
 }
 
 async fn answer(stream: UnixStream, clock: Clock) {

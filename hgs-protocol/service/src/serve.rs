@@ -165,6 +165,9 @@ where
         tls_url = Some(format!("https://{address}"));
         server = server.listen_rustls_0_23(listener, config.clone())?;
     }
+    if !settings.drained_by_signals {
+        server = server.disable_signals();
+    }
     let public = server.run();
 
     let (listener, address) = listen(settings.admin_listen)?;
@@ -180,6 +183,10 @@ where
     })
     .workers(1)
     .shutdown_timeout(DRAIN_SECONDS);
+    let server = match settings.drained_by_signals {
+        true => server,
+        false => server.disable_signals(),
+    };
     // Loopback stays plain, so that a lab needs no certificate to administer itself.
     let (server, scheme) = match tls {
         Some(config) if !address.ip().is_loopback() => (server.listen_rustls_0_23(listener, config)?, "https"),

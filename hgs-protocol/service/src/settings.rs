@@ -76,6 +76,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Control socket of the lab's clock.
     pub lab_clock: Option<PathBuf>,
+    /// Whether SIGTERM and SIGINT drain the service; not where the service is a part of somebody else's process.
+    pub drained_by_signals: bool,
 }
 
 /// Certificate chain and key of a TLS listener, PEM.
@@ -156,6 +158,7 @@ impl ServiceArgs {
             kek,
             log_format: args.log_format.unwrap_or_default(),
             lab_clock: args.lab_clock,
+            drained_by_signals: true,
         })
     }
 

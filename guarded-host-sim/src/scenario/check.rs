@@ -1,0 +1,188 @@
+//! What the types of a scenario cannot say: names that must exist, expectations that an action cannot yield,
+//! two sentences that teach.
+
+use super::model::{Action, At, NO_HGS, Scenario, Span, Step, expect::Yield};
+use crate::vm::VmName;
+
+/// Something wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) span: Span,
+    pub(super) message: String,
+}
+
+/// Everything that is wrong.
+pub(super) fn check(scenario: &Scenario) -> Vec<Found> {
+    let mut checks = Checks {
+        scenario,
+        found: Vec::new(),
+    };
+    checks.head();
+    checks.parts();
+    for step in &scenario.step {
+        checks.step(step);
+    }
+    checks.found
+}
+
+struct Checks<'a> {
+    scenario: &'a Scenario,
+    found: Vec<Found>,
+}
+
+impl Checks<'_> {
+    fn say(&mut self, span: &Span, message: String) {
+        self.found.push(Found {
+            span: span.clone(),
+            message,
+        });
+    }
+
+    fn head(&mut self) {
+        let teaches = &self.scenario.teaches;
+        let sentence = |text: &String| text.trim().len() > 10 && text.trim().ends_with(['.', '?', '!']);
+        if !teaches.iter().all(sentence) {
+            let message = "write two whole sentences, each with its full stop, that say what a reader learns";
+            self.say(&teaches.span, message.to_owned());
+        }
+        if self.scenario.step.is_empty() {
+            self.say(&(0..0), "a scenario needs a [[step]]".to_owned());
+        }
+    }
+
+    fn parts(&mut self) {
+        let scenario = self.scenario;
+        self.distinct("an HGS", scenario.hgs.iter().map(|hgs| &hgs.name));
+        self.distinct("a host", scenario.host.iter().map(|host| &host.name));
+        self.distinct("a VM", scenario.vm.iter().map(|vm| &vm.name));
+        let places = scenario.hgs.iter().map(|hgs| &hgs.name).chain(scenario.host.iter().map(|host| &host.name));
+        for name in places {
+            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if !(1..=32).contains(&name.len()) || !name.chars().all(allowed) || **name == NO_HGS {
+                self.say(&name.span, format!("{name:?} is no name here: use 1 to 32 of a-z, 0-9 and '-', and not {NO_HGS:?}"));
+            }
+        }
+        for host in &scenario.host {
+            if let Some(hgs) = host.hgs.as_ref().filter(|hgs| ***hgs != NO_HGS) {
+                self.hgs(hgs);
+            }
+        }
+        for vm in &scenario.vm {
+            if let Err(error) = VmName::parse(&vm.name) {
+                self.say(&vm.name.span, error.to_string());
+            }
+            self.host(&vm.host);
+            for hgs in &vm.guardians {
+                self.hgs(hgs);
+            }
+        }
+    }
+
+    fn distinct<'a>(&mut self, what: &str, names: impl Iterator<Item = &'a At<String>>) {
+        let mut seen: Vec<&str> = Vec::new();
+        for name in names {
+            if seen.contains(&name.as_str()) {
+                self.say(&name.span, format!("{what} of this name was named before"));
+            }
+            seen.push(name);
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        if let Some(expect) = &step.expect {
+            let yields = step.action.yields();
+            let fields: Vec<&str> = yields.iter().map(|field: &Yield| field.field()).collect();
+            for (given, span) in expect.given().iter().filter(|(given, _)| !yields.contains(given)) {
+                let allowed = match fields.is_empty() {
+                    true => "nothing can be expected of it".to_owned(),
+                    false => format!("it yields {}", fields.join(", ")),
+                };
+                self.say(span, format!("{} yields no {}; {allowed}", step.action.name(), given.field()));
+            }
+        }
+        match &step.action {
+            Action::Attest(of)
+            | Action::Status(of)
+            | Action::KillHost(of)
+            | Action::StartHost(of)
+            | Action::RegisterHost(of)
+            | Action::RemoveHost(of) => self.host(&of.host),
+            Action::Reboot(reboot) => self.host(&reboot.host),
+            Action::StartVm(of) | Action::StopVm(of) | Action::Prove(of) => {
+                self.vm(&of.vm);
+                self.hosts(&of.host);
+            }
+            Action::Migrate(of) => {
+                self.vm(&of.vm);
+                self.hosts(&of.from);
+                self.host(&of.to);
+            }
+            Action::RegisterBaseline(of) | Action::RegisterCiPolicy(of) => self.host(&of.host),
+            Action::AdvanceClock(clock) => {
+                for part in &clock.of {
+                    self.clock(part);
+                }
+            }
+            Action::SetPolicy(set) => self.services(&set.hgs),
+            Action::KillService(of) | Action::StartService(of) => self.services(&of.hgs),
+            Action::Partition(cut) => {
+                self.hosts(&cut.hosts);
+                self.services(&cut.hgs);
+            }
+            Action::Send(send) => self.services(&send.hgs),
+            Action::Wait(_) | Action::Heal(_) => {}
+        }
+    }
+
+    fn host(&mut self, name: &At<String>) {
+        let known: Vec<&str> = self.scenario.host.iter().map(|host| host.name.as_str()).collect();
+        self.known("host", name, &known);
+    }
+
+    fn hosts<'a>(&mut self, names: impl IntoIterator<Item = &'a At<String>>) {
+        for name in names {
+            self.host(name);
+        }
+    }
+
+    fn vm(&mut self, name: &At<String>) {
+        let known: Vec<&str> = self.scenario.vm.iter().map(|vm| vm.name.as_str()).collect();
+        self.known("VM", name, &known);
+    }
+
+    fn hgs(&mut self, name: &At<String>) {
+        let services = self.scenario.services();
+        let known: Vec<&str> = services.iter().map(|hgs| hgs.name.as_str()).collect();
+        self.known("HGS", name, &known);
+    }
+
+    fn services<'a>(&mut self, names: impl IntoIterator<Item = &'a At<String>>) {
+        for name in names {
+            self.hgs(name);
+        }
+    }
+
+    fn known(&mut self, what: &str, name: &At<String>, known: &[&str]) {
+        if !known.contains(&name.as_str()) {
+            let known = match known.is_empty() {
+                true => format!("the file names no {what}"),
+                false => format!("there is {}", known.join(", ")),
+            };
+            self.say(&name.span, format!("there is no {what} {name:?}; {known}"));
+        }
+    }
+
+    /// A host, `attestation`, `key-protection`, or one of those two behind the name of an HGS.
+    fn clock(&mut self, part: &At<String>) {
+        let service = |text: &str| matches!(text, "attestation" | "key-protection");
+        let known = match part.split_once('/') {
+            Some((hgs, name)) => service(name) && self.scenario.services().iter().any(|known| **known.name == *hgs),
+            None => service(part) || self.scenario.host.iter().any(|host| *host.name == **part),
+        };
+        if !known {
+            let message = "name a host, `attestation` or `key-protection`, or one of these two of another HGS as \
+                           `NAME/attestation`";
+            self.say(&part.span, format!("nothing here is called {part:?}: {message}"));
+        }
+    }
+}

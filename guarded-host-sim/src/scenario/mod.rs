@@ -1,0 +1,10 @@
+//! Scenarios: a fabric described in a file, what happens on it, and what must come of it.
+//!
+//! `model` is the file's schema, `parse` reads it. `world` is a running fabric, `act` carries a step out
+//! on it, `judge` holds what came against what was expected, `report` writes it down. Everything speaks
+//! HTTP with the services, as on any other fabric.
+
+mod check;
+pub mod model;
+pub mod parse;
+pub mod schema;
