@@ -89,12 +89,12 @@ On this machine (in the fabrics' networks the HGS is http(s)://hgs.bastion.local
   administrators   https://127.0.0.1:${port}444/admin/v1 (attestation), ${port}445 (key protection); ./lab token
   replicas         http://127.0.0.1:${port}404/stats
   hosts' agents    http://127.0.0.1:${port}701 (host01), ${port}702 (host02), ${port}711 (host11), ${port}712 (host12)
-Next: ./lab scenarios, ./lab down
+Next: ./lab scenarios up, ./lab down
 TEXT
 }
 
 # The suite against what runs.
-scenarios() {
+scenarios_up() {
   need_containers
   local status=0
   "${compose[@]}" run --rm scenarios "$@" || status=$?

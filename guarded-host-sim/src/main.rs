@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use guarded_host_sim::{
     agent, demo, drill, fabric, gallery, ledger, machine,
     owner::{guardian_command, protector_command},
-    renew_signer, shell,
+    renew_signer, scenario, shell,
     shielding::{data_command, template_command},
     store, vm,
 };
@@ -24,6 +24,8 @@ enum Part {
     Demo(demo::DemoArgs),
     /// Kills processes of a whole fabric at random instants and sees that no VM is lost or runs twice.
     Drill(drill::DrillArgs),
+    /// Runs scenario files and reports what came of each step.
+    Run(scenario::command::RunArgs),
     /// Makes what a fabric in containers needs before its parts start.
     Prepare(fabric::prepare::PrepareArgs),
     /// Registers the hosts of a fabric in containers and lets each attest.
@@ -71,6 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Part::Shell(args) => return shell::run(&args),
+        Part::Run(args) => return scenario::command::run(&args),
         Part::Vm(args) => vm::command::run(&args)?,
         Part::Guardian(args) => return guardian_command::run(args),
         Part::Protector(args) => return protector_command::run(args),

@@ -187,6 +187,7 @@ impl Fabric {
             folder: &folder,
             maker,
             volume,
+            host: &[],
             agent: &agent,
             environment: &environment,
         })

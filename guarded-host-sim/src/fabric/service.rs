@@ -65,7 +65,9 @@ impl Choices {
             ],
             _ => vec![("--max-offline-unwraps", text(self.max_offline_unwraps.map(u64::from)))],
         };
-        let given = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        let given = options
+            .into_iter()
+            .filter_map(|(name, value)| Some([name.to_owned(), value?]));
         given.flatten().collect()
     }
 }
@@ -83,6 +85,18 @@ pub struct Extras {
     pub environment: Environment,
     /// Where it keeps its private keys; without one, sealed in its database.
     pub(super) token: Option<SoftToken>,
+}
+
+impl Extras {
+    /// In this process or not, with HTTPS or without, and as its administrator chose.
+    pub fn new(here: Option<tokio::runtime::Handle>, tls: Option<Tls>, choices: Choices) -> Extras {
+        Extras {
+            here,
+            tls,
+            choices,
+            ..Extras::default()
+        }
+    }
 }
 
 /// A running service.

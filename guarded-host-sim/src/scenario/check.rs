@@ -55,11 +55,18 @@ impl Checks<'_> {
         self.distinct("an HGS", scenario.hgs.iter().map(|hgs| &hgs.name));
         self.distinct("a host", scenario.host.iter().map(|host| &host.name));
         self.distinct("a VM", scenario.vm.iter().map(|vm| &vm.name));
-        let places = scenario.hgs.iter().map(|hgs| &hgs.name).chain(scenario.host.iter().map(|host| &host.name));
+        let places = scenario
+            .hgs
+            .iter()
+            .map(|hgs| &hgs.name)
+            .chain(scenario.host.iter().map(|host| &host.name));
         for name in places {
             let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             if !(1..=32).contains(&name.len()) || !name.chars().all(allowed) || **name == NO_HGS {
-                self.say(&name.span, format!("{name:?} is no name here: use 1 to 32 of a-z, 0-9 and '-', and not {NO_HGS:?}"));
+                self.say(
+                    &name.span,
+                    format!("{name:?} is no name here: use 1 to 32 of a-z, 0-9 and '-', and not {NO_HGS:?}"),
+                );
             }
         }
         for host in &scenario.host {
@@ -97,7 +104,10 @@ impl Checks<'_> {
                     true => "nothing can be expected of it".to_owned(),
                     false => format!("it yields {}", fields.join(", ")),
                 };
-                self.say(span, format!("{} yields no {}; {allowed}", step.action.name(), given.field()));
+                self.say(
+                    span,
+                    format!("{} yields no {}; {allowed}", step.action.name(), given.field()),
+                );
             }
         }
         match &step.action {

@@ -4,7 +4,20 @@
 //! on it, `judge` holds what came against what was expected, `report` writes it down. Everything speaks
 //! HTTP with the services, as on any other fabric.
 
+mod act;
+pub mod advice;
+pub mod came;
 mod check;
+pub mod command;
+pub mod door;
+pub mod journal;
+pub mod judge;
 pub mod model;
 pub mod parse;
+pub mod pool;
+pub mod report;
+pub mod run;
 pub mod schema;
+mod teller;
+pub mod weather;
+pub mod world;

@@ -22,6 +22,14 @@ pub struct ScenarioFile {
     pub name: String,
     /// What it says.
     pub scenario: Scenario,
+    text: String,
+}
+
+impl ScenarioFile {
+    /// The line, from 1, on which `span` begins; none for an empty one.
+    pub fn line(&self, span: &Span) -> Option<usize> {
+        (!span.is_empty()).then(|| place(&self.text, span).0)
+    }
 }
 
 /// Something wrong with a file.
@@ -83,13 +91,17 @@ pub fn parse(path: &Path, text: &str) -> Result<ScenarioFile, Vec<Fault>> {
     };
     let faults = check::check(&scenario);
     if !faults.is_empty() {
-        return Err(faults.into_iter().map(|found| fault(&found.span, found.message)).collect());
+        return Err(faults
+            .into_iter()
+            .map(|found| fault(&found.span, found.message))
+            .collect());
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(ScenarioFile {
         path: path.to_path_buf(),
         name,
         scenario,
+        text: text.to_owned(),
     })
 }
 
@@ -100,7 +112,9 @@ fn refine(
     message: &str,
     fault: &impl Fn(&Span, String) -> Fault,
 ) -> Fault {
-    if let Some(named) = message.strip_prefix("unknown variant `").and_then(|rest| rest.split('`').next())
+    if let Some(named) = message
+        .strip_prefix("unknown variant `")
+        .and_then(|rest| rest.split('`').next())
         && let Some(key) = key_called(tree.get_ref(), named, span)
     {
         let message = message.replacen("unknown variant", "unknown action or field", 1);
@@ -108,7 +122,9 @@ fn refine(
         return fault(&key, message);
     }
     let message = message.replacen("unknown field", "this field is unknown:", 1);
-    let message = message.replacen(", expected one of", "; allowed are", 1).replacen(", expected", "; allowed is", 1);
+    let message = message
+        .replacen(", expected one of", "; allowed are", 1)
+        .replacen(", expected", "; allowed is", 1);
     fault(span, message)
 }
 
@@ -134,15 +150,19 @@ fn key_called(table: &DeTable<'_>, name: &str, span: &Span) -> Option<Span> {
 }
 
 fn fault(path: &Path, text: &str, tree: Option<&DeTable<'_>>, span: &Span, message: String) -> Fault {
-    let before = text.get(..span.start.min(text.len())).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     Fault {
         path: path.to_path_buf(),
-        place: Some((line, column)),
+        place: Some(place(text, span)),
         field: tree.map(|tree| field_at(tree, span.start)).unwrap_or_default(),
         message,
     }
+}
+
+/// Line and column of the begin of `span`, from 1.
+fn place(text: &str, span: &Span) -> (usize, usize) {
+    let before = text.get(..span.start.min(text.len())).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    (line, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
 }
 
 /// The field whose key or value holds the byte `at`, as `step[2].expect.status`; steps count from 1.
@@ -209,16 +229,46 @@ expect = { status = "Passed" }
             ("attest =", "atest =", "x.toml:8:1: step[1].atest: ", "`atest`"),
             ("attest =", "atest =", "x.toml:8:1", "`start_vm`"),
             ("expect =", "expct =", "x.toml:9:1: step[1].expct: ", "`expct`"),
-            ("status =", "stats =", "x.toml:9:12: step[1].expect.stats: ", "`substatus`"),
-            ("\"Passed\"", "\"Pased\"", "x.toml:9:21: step[1].expect.status: ", "`Passed`"),
+            (
+                "status =",
+                "stats =",
+                "x.toml:9:12: step[1].expect.stats: ",
+                "`substatus`",
+            ),
+            (
+                "\"Passed\"",
+                "\"Pased\"",
+                "x.toml:9:21: step[1].expect.status: ",
+                "`Passed`",
+            ),
             ("\"Passed\"", "5", "x.toml:9:21: step[1].expect.status: ", "5"),
-            ("name = \"host01\"", "nam = \"host01\"", "x.toml:5:1: host[1].nam: ", "`name`"),
-            ("host = \"host01\"", "host = \"host02\"", "x.toml:8:19: step[1].attest.host: ", "host01"),
-            ("status = \"Passed\"", "http = 200", "x.toml:9:19: step[1].expect.http: ", "status"),
+            (
+                "name = \"host01\"",
+                "nam = \"host01\"",
+                "x.toml:5:1: host[1].nam: ",
+                "`name`",
+            ),
+            (
+                "host = \"host01\"",
+                "host = \"host02\"",
+                "x.toml:8:19: step[1].attest.host: ",
+                "host01",
+            ),
+            (
+                "status = \"Passed\"",
+                "http = 200",
+                "x.toml:9:19: step[1].expect.http: ",
+                "status",
+            ),
             ("title =", "titel =", "x.toml:1:1: titel: ", "`title`"),
             ("\"And another.\"", "\"And\"", "x.toml:2:11: teaches: ", "sentence"),
             ("[[step]]", "[[step", "x.toml:7:", "TOML"),
-            ("attest = { host", "attest = { hots", "x.toml:8:12: step[1].attest.hots: ", "`host`"),
+            (
+                "attest = { host",
+                "attest = { hots",
+                "x.toml:8:12: step[1].attest.hots: ",
+                "`host`",
+            ),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let told = told(&GOOD.replacen(from, to, 1));

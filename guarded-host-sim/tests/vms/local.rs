@@ -16,6 +16,7 @@ fn local_host(folder: &Folder, name: &str) -> SimHost {
         folder: &hosts.join(name),
         maker: &folder.0.join("maker"),
         volume: &folder.0.join(format!("volume-of-{name}")),
+        host: &[],
         agent: &[],
         environment: &Vec::new(),
     })

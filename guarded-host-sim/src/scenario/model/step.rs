@@ -18,6 +18,7 @@ use super::{
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(extend("unevaluatedProperties" = false))]
 pub struct Step {
     /// What happens, for readers; made from the action when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,7 +76,7 @@ pub enum Action {
     /// The network is whole again, and nobody delays or changes messages.
     Heal(Heal),
     /// A request of the lab's own to a service, byte for byte.
-    Send(Send),
+    Send(SendRequest),
 }
 
 /// A host.
@@ -211,7 +212,7 @@ pub struct Heal {}
 /// A request of the lab's own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Send {
+pub struct SendRequest {
     /// The HGS; the first when absent.
     pub hgs: Option<At<String>>,
     /// The service.
@@ -287,9 +288,17 @@ impl Action {
             Action::StartService(of) => format!("{} is started again", of.service),
             Action::Partition(cut) => {
                 let hosts: Vec<String> = cut.hosts.iter().map(ToString::to_string).collect();
-                let hosts = if hosts.is_empty() { "all hosts".to_owned() } else { hosts.join(", ") };
+                let hosts = if hosts.is_empty() {
+                    "all hosts".to_owned()
+                } else {
+                    hosts.join(", ")
+                };
                 let services: Vec<String> = cut.services.iter().map(ToString::to_string).collect();
-                let services = if services.is_empty() { "the HGS".to_owned() } else { services.join(", ") };
+                let services = if services.is_empty() {
+                    "the HGS".to_owned()
+                } else {
+                    services.join(", ")
+                };
                 format!("the network between {hosts} and {services} is cut")
             }
             Action::Heal(_) => "the network is whole again".to_owned(),
@@ -336,7 +345,9 @@ impl<'de> Visitor<'de> for Fields {
                 "name" => name = Some(map.next_value()?),
                 "expect" => expect = Some(map.next_value()?),
                 _ if action.is_some() => {
-                    return Err(A::Error::custom(format!("a step has one action, and {key} is a second one")));
+                    return Err(A::Error::custom(format!(
+                        "a step has one action, and {key} is a second one"
+                    )));
                 }
                 _ => action = Some(Action::deserialize(Entry(key, &mut map))?),
             }
@@ -385,10 +396,12 @@ impl<'de, A: MapAccess<'de>> VariantAccess<'de> for Content<'_, A> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, A::Error> {
-        self.newtype_variant_seed(std::marker::PhantomData::<()>).and(visitor.visit_none())
+        self.newtype_variant_seed(std::marker::PhantomData::<()>)
+            .and(visitor.visit_none())
     }
 
     fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, A::Error> {
-        self.newtype_variant_seed(std::marker::PhantomData::<()>).and(visitor.visit_none())
+        self.newtype_variant_seed(std::marker::PhantomData::<()>)
+            .and(visitor.visit_none())
     }
 }

@@ -156,7 +156,17 @@ mod tests {
             assert_eq!(Length::parse(&length.to_string()), Some(length));
         }
         assert_eq!(Length::parse("1500ms").unwrap().to_string(), "1500ms");
-        for bad in ["", "9", "h", "9 h", "-1s", "1.5h", "9w", "99999999999999999999s", "18446744073709551615d"] {
+        for bad in [
+            "",
+            "9",
+            "h",
+            "9 h",
+            "-1s",
+            "1.5h",
+            "9w",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert_eq!(Length::parse(bad), None, "{bad}");
         }
     }

@@ -1,0 +1,136 @@
+//! Every message of a scenario, in order, as it went over the network.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::model::step::ServiceName;
+
+/// The record of one scenario. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Journal(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    begun: Instant,
+    step: AtomicUsize,
+    messages: Mutex<Vec<Message>>,
+}
+
+/// A request and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The step during which it was sent, from 0; none while the fabric was set up.
+    pub step: Option<usize>,
+    /// When, since the scenario began.
+    pub at: Duration,
+    /// How long the answer took.
+    pub took: Duration,
+    /// Who asked: a host, or `lab`.
+    pub from: String,
+    /// Who was asked.
+    pub to: Party,
+    /// HTTP method.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The body of the request, as it arrived.
+    pub request: Vec<u8>,
+    /// The answer; none when there was none.
+    pub answer: Option<Answered>,
+    /// What the lab did to it.
+    pub remark: Option<String>,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Who is asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Party {
+    /// A service of an HGS.
+    Service {
+        /// The HGS.
+        hgs: String,
+        /// The service.
+        service: ServiceName,
+    },
+    /// A host's agent.
+    Host(String),
+}
+
+impl std::fmt::Display for Party {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Party::Service { hgs, service } => write!(f, "{service} of {hgs}"),
+            Party::Host(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A message of which the answer is not there yet.
+#[derive(Debug)]
+pub struct Open {
+    begun: Instant,
+    step: Option<usize>,
+    at: Duration,
+}
+
+impl Journal {
+    /// An empty record that begins now.
+    pub fn begin() -> Journal {
+        Journal(Arc::new(Inner {
+            begun: Instant::now(),
+            step: AtomicUsize::new(0),
+            messages: Mutex::default(),
+        }))
+    }
+
+    /// From here on messages belong to the step of this number, from 0.
+    pub fn step(&self, number: usize) {
+        self.0.step.store(number + 1, Ordering::SeqCst);
+    }
+
+    /// The time since the scenario began.
+    pub fn elapsed(&self) -> Duration {
+        self.0.begun.elapsed()
+    }
+
+    /// A message is on its way.
+    pub fn open(&self) -> Open {
+        Open {
+            begun: Instant::now(),
+            step: self.0.step.load(Ordering::SeqCst).checked_sub(1),
+            at: self.elapsed(),
+        }
+    }
+
+    /// The message is answered, or will never be. Its times are taken from `open`.
+    pub fn close(&self, open: &Open, message: Message) {
+        let message = Message {
+            step: open.step,
+            at: open.at,
+            took: open.begun.elapsed(),
+            ..message
+        };
+        let mut messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.push(message);
+    }
+
+    /// Everything so far, by the time of the request.
+    pub fn messages(&self) -> Vec<Message> {
+        let mut messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        messages.sort_by_key(|message| message.at);
+        messages
+    }
+}

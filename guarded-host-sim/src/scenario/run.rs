@@ -1,0 +1,185 @@
+//! One scenario from its first process to its last, and everything that is known about it then.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    act::{Acted, act},
+    came::Came,
+    journal::{Journal, Message},
+    judge::{Mismatch, judge},
+    model::{Action, Step},
+    parse::ScenarioFile,
+    pool::TpmPool,
+    world::{Way, World},
+};
+
+/// How scenarios are run.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// How the parts of a fabric run.
+    pub way: Way,
+    /// Whether waiting moves the clocks.
+    pub virtual_time: bool,
+    /// Where TPMs come from.
+    pub pool: Arc<TpmPool>,
+}
+
+/// A scenario that was run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What was run.
+    pub file: ScenarioFile,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Each step.
+    pub steps: Vec<StepReport>,
+    /// Every message.
+    pub messages: Vec<Message>,
+    /// How long all of it took.
+    pub took: Duration,
+}
+
+/// How a scenario or a step ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", content = "reason", rename_all = "lowercase")]
+pub enum Verdict {
+    /// Everything as expected.
+    Passed,
+    /// Something else came than was expected.
+    Failed,
+    /// This way of running cannot do it.
+    Skipped(String),
+    /// The lab itself had trouble.
+    Trouble(String),
+}
+
+impl Verdict {
+    /// In a word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "failed",
+            Verdict::Skipped(_) => "skipped",
+            Verdict::Trouble(_) => "trouble",
+        }
+    }
+}
+
+/// A step that was run.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// What was done.
+    pub step: Step,
+    /// In a line.
+    pub title: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// When it began, since the scenario's begin.
+    pub at: Duration,
+    /// What came; nothing when it was not carried out.
+    pub came: Option<Came>,
+    /// Every field that is not as expected.
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// Runs a scenario. `progress` is told which step is under way.
+pub async fn run(file: ScenarioFile, running: &Running, progress: impl Fn(usize, &str) + Send) -> Report {
+    let journal = Journal::begin();
+    let started = World::start(&file.scenario, running.way, running.pool.clone(), journal.clone()).await;
+    let mut steps: Vec<StepReport> = Vec::new();
+    let mut verdict = Verdict::Passed;
+    match started {
+        Err(error) => verdict = Verdict::Trouble(format!("the fabric does not start: {error:#}")),
+        Ok(world) => {
+            // What setting up left in the records belongs to no step.
+            news(&world).await;
+            for (number, step) in file.scenario.step.iter().enumerate() {
+                let title = step.name.clone().unwrap_or_else(|| step.action.title());
+                progress(number, &title);
+                let report = match &verdict {
+                    Verdict::Passed => take(&world, number, step, title, running.virtual_time).await,
+                    earlier => not_run(step, title, earlier, journal.elapsed()),
+                };
+                if verdict == Verdict::Passed {
+                    verdict = report.verdict.clone();
+                }
+                steps.push(report);
+            }
+            let ended = tokio::task::spawn_blocking(move || drop(world)).await;
+            if ended.is_err() {
+                verdict = Verdict::Trouble("the fabric did not end in order".to_owned());
+            }
+        }
+    }
+    Report {
+        file,
+        verdict,
+        steps,
+        messages: journal.messages(),
+        took: journal.elapsed(),
+    }
+}
+
+async fn take(world: &World, number: usize, step: &Step, title: String, virtual_time: bool) -> StepReport {
+    world.journal.step(number);
+    let at = world.journal.elapsed();
+    let acted = act(world, &step.action, virtual_time).await;
+    let mut report = StepReport {
+        step: step.clone(),
+        title,
+        verdict: Verdict::Passed,
+        at,
+        came: None,
+        mismatches: Vec::new(),
+    };
+    match acted {
+        Ok(Acted::Came(mut came)) => {
+            came.events = news(world).await;
+            report.mismatches = judge(step.expect.as_ref(), &came);
+            if !report.mismatches.is_empty() {
+                report.verdict = Verdict::Failed;
+            }
+            report.came = Some(*came);
+        }
+        Ok(Acted::Skipped(reason)) => report.verdict = Verdict::Skipped(reason),
+        Err(error) => report.verdict = Verdict::Trouble(format!("{error:#}")),
+    }
+    report
+}
+
+/// What the services recorded since the last step.
+async fn news(world: &World) -> Vec<super::world::Recorded> {
+    let mut news = Vec::new();
+    for hgs in world.hgs.values() {
+        news.extend(hgs.news().await);
+    }
+    news
+}
+
+/// A step after one that failed, was skipped or met trouble says nothing, so it is not carried out.
+fn not_run(step: &Step, title: String, earlier: &Verdict, at: Duration) -> StepReport {
+    StepReport {
+        step: step.clone(),
+        title,
+        verdict: Verdict::Skipped(format!(
+            "an earlier step {}",
+            match earlier {
+                Verdict::Failed => "failed",
+                Verdict::Trouble(_) => "met trouble",
+                _ => "was skipped",
+            }
+        )),
+        at,
+        came: None,
+        mismatches: Vec::new(),
+    }
+}
+
+impl StepReport {
+    /// The name of the action.
+    pub fn action(&self) -> String {
+        Action::name(&self.step.action)
+    }
+}

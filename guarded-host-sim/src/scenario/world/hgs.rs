@@ -1,0 +1,286 @@
+//! An HGS of a scenario as its administrator sees it: started, stopped, set up, asked what it decided.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hgs_protocol::protector::Guardian;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, RwLock};
+
+use super::{HostHere, Way, blocking};
+use crate::{
+    fabric::{
+        hgs::Hgs,
+        service::{Choices, Extras, Service, Tls},
+    },
+    owner::Owner,
+    scenario::model::{HgsPlan, Mode, step::ServiceName},
+};
+
+/// A running HGS.
+pub struct HgsHere {
+    plan: HgsPlan,
+    hgs: Arc<RwLock<Hgs>>,
+    /// Seconds by which the lab has moved each service's clock: attestation, key protection.
+    ahead: [AtomicU64; 2],
+    mode: Mutex<Mode>,
+    seen: Mutex<BTreeSet<(ServiceName, String, i64)>>,
+}
+
+/// A row of a service's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    /// The HGS.
+    pub hgs: String,
+    /// Whose record.
+    pub service: ServiceName,
+    /// `attestation`, `key-release`, `administration`, …
+    pub kind: String,
+    /// The decision, in a word.
+    pub outcome: String,
+    /// Why.
+    pub reason: String,
+    /// The whole row.
+    pub body: Value,
+}
+
+/// A row as a service gives it out.
+#[derive(Deserialize)]
+struct Row {
+    writer: String,
+    sequence: i64,
+    kind: String,
+    body: Value,
+}
+
+impl HgsHere {
+    /// Starts both services below `folder`.
+    pub(super) async fn start(plan: &HgsPlan, folder: PathBuf, way: Way, tls: Option<&Tls>) -> anyhow::Result<HgsHere> {
+        let choices = Choices {
+            health_certificate_minutes: plan.health_certificate_minutes,
+            requests_per_minute_per_key: plan.requests_per_minute_per_key,
+            signer_suite: plan.signer_suite.map(|suite| suite.name()),
+            max_offline_unwraps: plan.max_offline_unwraps,
+        };
+        let here = match way {
+            Way::InProcess => Some(tokio::runtime::Handle::current()),
+            Way::Processes => None,
+        };
+        let extras = Extras::new(here, tls.cloned(), choices);
+        let hgs = blocking(move || Hgs::start(&folder, &extras, None)).await;
+        let hgs = hgs.with_context(|| format!("the HGS {} does not start", plan.name))?;
+        Ok(HgsHere {
+            plan: plan.clone(),
+            hgs: Arc::new(RwLock::new(hgs)),
+            ahead: Default::default(),
+            mode: Mutex::new(Mode::Tpm),
+            seen: Mutex::default(),
+        })
+    }
+
+    /// Its name.
+    pub(in crate::scenario) fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Base URLs of the services: attestation, key protection.
+    pub(super) async fn addresses(&self) -> [String; 2] {
+        let hgs = self.hgs.read().await;
+        let url = |service: &Service| service.tls_url.clone().unwrap_or_else(|| service.url.clone());
+        [url(&hgs.attestation), url(&hgs.kps)]
+    }
+
+    /// As [`HgsHere::addresses`], in clear.
+    pub(in crate::scenario) async fn plain_addresses(&self) -> [String; 2] {
+        let hgs = self.hgs.read().await;
+        [hgs.attestation.url.clone(), hgs.kps.url.clone()]
+    }
+
+    /// What its installation consists of: trust between the services, makers of TPMs, mode, policies.
+    pub(super) async fn install(&self, authorities: &[Vec<u8>]) -> anyhow::Result<()> {
+        let hgs = self.hgs.read().await;
+        hgs.trust_signer().await?;
+        hgs.trust_tpm_makers(authorities).await?;
+        drop(hgs);
+        if self.plan.mode != Mode::Tpm {
+            self.set_mode(self.plan.mode).await?;
+        }
+        for (policy, enabled) in &self.plan.policies {
+            self.set_policy(policy, *enabled).await?;
+        }
+        if self.plan.ca_certificates {
+            let hgs = self.hgs.read().await;
+            let on = json!({ "enabled": true });
+            hgs.attestation.admin_put("ca-certificates", &on).await?;
+        }
+        Ok(())
+    }
+
+    /// Set-HgsServer -TrustTpm or -TrustHostKey.
+    pub(in crate::scenario) async fn set_mode(&self, mode: Mode) -> anyhow::Result<()> {
+        let body = json!({ "mode": mode.name() });
+        self.hgs
+            .read()
+            .await
+            .attestation
+            .admin_put("operation-mode", &body)
+            .await?;
+        *self.mode.lock().await = mode;
+        Ok(())
+    }
+
+    /// Enable- or Disable-HgsAttestationPolicy.
+    pub(in crate::scenario) async fn set_policy(&self, policy: &str, enabled: bool) -> anyhow::Result<()> {
+        let verb = if enabled { "enable" } else { "disable" };
+        let path = format!("policies/{policy}/{verb}");
+        let hgs = self.hgs.read().await;
+        hgs.attestation.admin_post(&path, &json!({})).await.map(|_| ())
+    }
+
+    /// Add-HgsAttestationTpmHost or -HostKey, as the mode in force asks.
+    pub(in crate::scenario) async fn register_host(&self, host: &HostHere) -> anyhow::Result<()> {
+        let mode = *self.mode.lock().await;
+        let hgs = self.hgs.read().await;
+        let agent = host.agent().await?;
+        match mode {
+            Mode::Tpm => hgs.register_host(host.name(), &agent.artefact("ek.cer").await?).await,
+            Mode::HostKey => {
+                let key = STANDARD.encode(agent.artefact("host-key.pub").await?);
+                let body = json!({ "name": host.name(), "content": key });
+                hgs.attestation.admin_post("host-keys", &body).await.map(|_| ())
+            }
+        }
+    }
+
+    /// Remove-HgsAttestationTpmHost or -HostKey.
+    pub(in crate::scenario) async fn remove_host(&self, name: &str) -> anyhow::Result<()> {
+        let kind = match *self.mode.lock().await {
+            Mode::Tpm => "tpm-hosts",
+            Mode::HostKey => "host-keys",
+        };
+        let hgs = self.hgs.read().await;
+        hgs.attestation.admin_delete(&format!("{kind}/{name}")).await
+    }
+
+    /// Add-HgsAttestationTpmPolicy.
+    pub(in crate::scenario) async fn register_baseline(&self, host: &HostHere, name: &str) -> anyhow::Result<()> {
+        self.register_file(host, "boot.log", "tpm-baselines", name).await
+    }
+
+    /// Add-HgsAttestationCIPolicy.
+    pub(in crate::scenario) async fn register_ci_policy(&self, host: &HostHere, name: &str) -> anyhow::Result<()> {
+        self.register_file(host, "SIPolicy.p7b", "ci-policies", name).await
+    }
+
+    async fn register_file(&self, host: &HostHere, artefact: &str, to: &str, name: &str) -> anyhow::Result<()> {
+        let content = host.agent().await?.artefact(artefact).await?;
+        let body = json!({ "name": name, "content": STANDARD.encode(content) });
+        let hgs = self.hgs.read().await;
+        hgs.attestation.admin_post(to, &body).await.map(|_| ())
+    }
+
+    /// The guardian in its metadata.
+    pub(super) async fn guardian(&self) -> anyhow::Result<Guardian> {
+        let metadata = self.hgs.read().await.metadata().await?;
+        Ok(Owner::import_guardian(&metadata, self.name())?.guardian)
+    }
+
+    /// Ends a service.
+    pub(in crate::scenario) async fn kill(&self, service: ServiceName) -> anyhow::Result<()> {
+        let hgs = self.hgs.clone();
+        // It is waited for, which a thread of the runtime must not do.
+        blocking(move || one(&mut hgs.blocking_write(), service).kill()).await
+    }
+
+    /// Starts a service again over its own data, at its address and at the lab's time.
+    pub(in crate::scenario) async fn start_again(&self, service: ServiceName) -> anyhow::Result<()> {
+        let hgs = self.hgs.clone();
+        blocking(move || one(&mut hgs.blocking_write(), service).restart()).await?;
+        match self.ahead_of(service).load(Ordering::SeqCst) {
+            0 => Ok(()),
+            ahead => one(&mut *self.hgs.write().await, service)
+                .advance_clock(ahead)
+                .await
+                .map(|_| ()),
+        }
+    }
+
+    /// Moves a service's clock.
+    pub(in crate::scenario) async fn advance(&self, service: ServiceName, seconds: u64) -> anyhow::Result<()> {
+        self.ahead_of(service).fetch_add(seconds, Ordering::SeqCst);
+        let mut hgs = self.hgs.write().await;
+        let service = one(&mut hgs, service);
+        // One that does not run gets it when it starts again.
+        if service.ended().is_none() {
+            service.advance_clock(seconds).await?;
+        }
+        Ok(())
+    }
+
+    fn ahead_of(&self, service: ServiceName) -> &AtomicU64 {
+        let [attestation, key_protection] = &self.ahead;
+        match service {
+            ServiceName::Attestation => attestation,
+            ServiceName::KeyProtection => key_protection,
+        }
+    }
+
+    /// What was recorded since the last call, oldest first. A service that does not answer has nothing to say.
+    pub(in crate::scenario) async fn news(&self) -> Vec<Recorded> {
+        let mut seen = self.seen.lock().await;
+        let hgs = self.hgs.read().await;
+        let mut news = Vec::new();
+        for (service, name, path) in [
+            (&hgs.attestation, ServiceName::Attestation, "audit"),
+            (&hgs.kps, ServiceName::KeyProtection, "audit?limit=200"),
+        ] {
+            let Ok(rows) = service.admin_get::<Vec<Row>>(path).await else {
+                continue;
+            };
+            for row in rows.into_iter().rev() {
+                if seen.insert((name, row.writer.clone(), row.sequence)) {
+                    news.push(Recorded::of(self.name(), name, row));
+                }
+            }
+        }
+        news
+    }
+}
+
+impl Recorded {
+    fn of(hgs: &str, service: ServiceName, row: Row) -> Recorded {
+        let text = |keys: &[&str]| {
+            let found = keys.iter().find_map(|key| row.body.get(key)?.as_str());
+            found.unwrap_or_default().to_owned()
+        };
+        Recorded {
+            hgs: hgs.to_owned(),
+            service,
+            outcome: text(&["reply", "outcome", "event", "path"]),
+            reason: text(&["reason", "cause"]),
+            kind: row.kind,
+            body: row.body,
+        }
+    }
+
+    /// Whether somebody asked for something and got an answer, rather than that an administrator changed something.
+    pub fn is_decision(&self) -> bool {
+        matches!(self.kind.as_str(), "attestation" | "key-release")
+    }
+}
+
+fn one(hgs: &mut Hgs, service: ServiceName) -> &mut Service {
+    match service {
+        ServiceName::Attestation => &mut hgs.attestation,
+        ServiceName::KeyProtection => &mut hgs.kps,
+    }
+}

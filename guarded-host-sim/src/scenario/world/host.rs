@@ -1,0 +1,226 @@
+//! A host of a scenario: its process, its dials, its doors to the HGSs, and its clock.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Context;
+use hgs_service::lab_clock;
+use tokio::sync::Mutex;
+
+use super::{address_of, blocking};
+use crate::{
+    client::NameTable,
+    fabric::host::{AgentLink, HostPlan as Start, SimHost},
+    machine::dials::Dials,
+    scenario::{
+        door::Door,
+        model::{DialChanges, HostPlan, NO_HGS},
+        pool::TpmPool,
+    },
+};
+
+/// A host.
+pub struct HostHere {
+    plan: HostPlan,
+    /// Its HGS; none in local mode.
+    pub(in crate::scenario) hgs: Option<String>,
+    parts: Parts,
+    https: bool,
+    /// None while its power is off.
+    sim: Mutex<Option<SimHost>>,
+    dials: Mutex<Dials>,
+    /// Seconds by which the lab has moved its clock.
+    ahead: AtomicU64,
+    doors: BTreeMap<String, Door>,
+}
+
+/// What a host is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    pub(super) folder: PathBuf,
+    pub(super) pool: Arc<TpmPool>,
+    pub(super) number: usize,
+    pub(super) volume: PathBuf,
+    pub(super) first: String,
+    pub(super) root_certificate: Option<PathBuf>,
+}
+
+impl HostHere {
+    /// Takes a TPM from the pool and boots.
+    pub(super) async fn start(plan: HostPlan, parts: Parts, doors: BTreeMap<String, Door>) -> anyhow::Result<HostHere> {
+        let hgs = match &plan.hgs {
+            None => Some(parts.first.clone()),
+            Some(name) if **name == NO_HGS => None,
+            Some(name) => Some(name.to_string()),
+        };
+        let dials = plan.dials.apply(Dials::default());
+        let host = HostHere {
+            hgs,
+            https: parts.root_certificate.is_some(),
+            sim: Mutex::new(None),
+            dials: Mutex::new(dials),
+            ahead: AtomicU64::new(0),
+            doors,
+            plan,
+            parts,
+        };
+        let (parts, tpm) = (host.parts.clone(), host.parts.folder.join("tpm"));
+        blocking(move || {
+            fs::create_dir_all(&parts.folder)?;
+            parts.pool.put(parts.number, &tpm)
+        })
+        .await?;
+        host.power_on().await?;
+        Ok(host)
+    }
+
+    /// Its name.
+    pub(in crate::scenario) fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Its agent; an error while its power is off.
+    pub(in crate::scenario) async fn agent(&self) -> anyhow::Result<AgentLink> {
+        let sim = self.sim.lock().await;
+        let sim = sim
+            .as_ref()
+            .with_context(|| format!("the power of {} is off", self.name()))?;
+        Ok(sim.agent())
+    }
+
+    /// Whether its power is on.
+    pub(in crate::scenario) async fn is_on(&self) -> bool {
+        self.sim.lock().await.is_some()
+    }
+
+    /// Where another host's agent reaches this one's.
+    pub(in crate::scenario) async fn address(&self) -> Option<String> {
+        self.sim.lock().await.as_ref().map(|sim| sim.agent_url.clone())
+    }
+
+    /// A power cycle with other dials.
+    pub(in crate::scenario) async fn reboot(&self, changes: &DialChanges) -> anyhow::Result<()> {
+        let mut dials = self.dials.lock().await;
+        let wanted = changes.apply(dials.clone());
+        *dials = wanted.clone();
+        drop(dials);
+        let mut sim = self.sim.lock().await;
+        let mut host = sim
+            .take()
+            .with_context(|| format!("the power of {} is off", self.name()))?;
+        let (host, done) = blocking(move || {
+            let done = host.reboot(wanted);
+            Ok((host, done))
+        })
+        .await?;
+        *sim = Some(host);
+        drop(sim);
+        done?;
+        self.set_clock().await
+    }
+
+    /// Cuts its power.
+    pub(in crate::scenario) async fn kill(&self) -> anyhow::Result<()> {
+        match self.sim.lock().await.take() {
+            Some(mut host) => blocking(move || host.kill()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Boots; a host that runs stays as it is.
+    pub(in crate::scenario) async fn power_on(&self) -> anyhow::Result<()> {
+        let mut sim = self.sim.lock().await;
+        if sim.is_some() {
+            return Ok(());
+        }
+        let agent = self.agent_arguments()?;
+        let parts = self.parts.clone();
+        let dials = parts.folder.join("dials.json");
+        fs::write(&dials, serde_json::to_vec(&*self.dials.lock().await)?)?;
+        let mut arguments = vec!["--dials".to_owned(), dials.display().to_string()];
+        if self.plan.before_1803 {
+            arguments.push("--before-1803".to_owned());
+        }
+        let name = self.name().to_owned();
+        let started = blocking(move || {
+            SimHost::start(&Start {
+                name: &name,
+                folder: &parts.folder,
+                maker: &parts.pool.maker(),
+                volume: &parts.volume,
+                host: &arguments,
+                agent: &agent,
+                environment: &Vec::new(),
+            })
+        });
+        let started = started
+            .await
+            .with_context(|| format!("{} does not start", self.name()))?;
+        *sim = Some(started);
+        drop(sim);
+        self.set_clock().await
+    }
+
+    /// Moves its clock.
+    pub(in crate::scenario) async fn advance(&self, seconds: u64) -> anyhow::Result<()> {
+        self.ahead.fetch_add(seconds, Ordering::SeqCst);
+        // One that is off gets it when it boots.
+        match self.is_on().await {
+            true => self.move_clock(seconds).await,
+            false => Ok(()),
+        }
+    }
+
+    /// After a boot the agent is a new process, at the system's time.
+    async fn set_clock(&self) -> anyhow::Result<()> {
+        match self.ahead.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            ahead => self.move_clock(ahead).await,
+        }
+    }
+
+    async fn move_clock(&self, seconds: u64) -> anyhow::Result<()> {
+        lab_clock::advance(&self.clock(), seconds).await.map(|_| ())
+    }
+
+    fn clock(&self) -> PathBuf {
+        self.parts.folder.join("agent").join("clock")
+    }
+
+    /// What the agent is told, as its administrator would configure it.
+    fn agent_arguments(&self) -> anyhow::Result<Vec<String>> {
+        let (scheme, port) = if self.https { ("https", 443) } else { ("http", 80) };
+        let mut names = NameTable::default();
+        for (hgs, door) in &self.doors {
+            names
+                .0
+                .insert(format!("{}:{port}", address_of(hgs)), vec![door.address]);
+        }
+        let table = self.parts.folder.join("names.json");
+        fs::write(&table, serde_json::to_vec_pretty(&names)?)?;
+        let mut arguments = vec![
+            "--names".to_owned(),
+            table.display().to_string(),
+            "--lab-clock".to_owned(),
+            self.clock().display().to_string(),
+            "--protocol".to_owned(),
+            self.plan.protocol.name().to_owned(),
+        ];
+        if let Some(hgs) = &self.hgs {
+            let base = format!("{scheme}://{}", address_of(hgs));
+            arguments.extend(["--attestation-url".to_owned(), format!("{base}/Attestation")]);
+            arguments.extend(["--key-protection-url".to_owned(), format!("{base}/KeyProtection")]);
+        }
+        if let Some(root) = &self.parts.root_certificate {
+            arguments.extend(["--root-certificate".to_owned(), root.display().to_string()]);
+        }
+        Ok(arguments)
+    }
+}

@@ -1,0 +1,299 @@
+//! A running fabric of one scenario: its HGSs, hosts, VMs, the network between them, and their clocks.
+//! Starts and administers; what a step means is `act`'s.
+
+mod hgs;
+mod host;
+mod vm;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow};
+use hgs_protocol::{
+    env::{Clock, OsRandom, Random},
+    protector::{Guardian, GuardianKeys},
+};
+
+pub use self::{
+    hgs::{HgsHere, Recorded},
+    host::HostHere,
+    vm::VmHere,
+};
+use super::{
+    door::{Between, Door, Targets},
+    journal::Journal,
+    model::{HgsPlan, NO_HGS, Scenario},
+    pool::TpmPool,
+    weather::Weather,
+};
+use crate::{
+    fabric::{service::Tls, tls},
+    machine::user::let_others_pass,
+    owner::Owner,
+    swtpm::short_private_dir,
+    vm::volume::Volume,
+};
+
+/// How the parts of a fabric run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Way {
+    /// Services in this process, on loopback; hosts and TPMs as processes.
+    #[default]
+    InProcess,
+    /// Every service and host as a process of its own, on loopback.
+    Processes,
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Way::InProcess => "in this process",
+            Way::Processes => "as processes",
+        })
+    }
+}
+
+/// A running fabric. Everything of it ends with this value.
+pub struct World {
+    pub(super) hosts: BTreeMap<String, HostHere>,
+    pub(super) hgs: BTreeMap<String, HgsHere>,
+    pub(super) vms: BTreeMap<String, VmHere>,
+    pub(super) volume: Volume,
+    pub(super) journal: Journal,
+    pub(super) weather: Weather,
+    /// The HGS that is meant when none is named.
+    pub(super) first: String,
+    /// Last, so that everything in it has ended.
+    _folder: Folder,
+}
+
+/// Removed with everything in it. Short, because sockets lie below it.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl World {
+    /// Starts everything that `scenario` names, registers what it says is registered, and makes its VMs.
+    pub async fn start(scenario: &Scenario, way: Way, pool: Arc<TpmPool>, journal: Journal) -> anyhow::Result<World> {
+        let folder = Folder(short_private_dir()?);
+        let root = folder.0.clone();
+        // Agents have a user of their own, who must get to their folders.
+        let_others_pass(&root)?;
+        let weather = Weather::default();
+        let plans = scenario.services();
+        let first = plans.first().map(|plan| plan.name.to_string()).unwrap_or_default();
+        let names: Vec<String> = plans.iter().map(|plan| address_of(&plan.name)).collect();
+        let tls = match scenario.fabric.https {
+            true => Some(tls::issue(
+                &root.join("tls"),
+                &names.iter().map(String::as_str).collect::<Vec<_>>(),
+            )?),
+            false => None,
+        };
+        let volume_path = root.join("volume");
+        fs::create_dir_all(&volume_path)?;
+        let volume = Volume::open(&volume_path)?;
+
+        let targets: BTreeMap<String, Arc<Targets>> = plans
+            .iter()
+            .map(|plan| (plan.name.to_string(), Arc::default()))
+            .collect();
+        let mut doors: BTreeMap<String, BTreeMap<String, Door>> = BTreeMap::new();
+        for host in &scenario.host {
+            let open = doors.entry(host.name.to_string()).or_default();
+            if host.hgs.as_ref().is_some_and(|hgs| **hgs == NO_HGS) {
+                continue;
+            }
+            for (hgs, targets) in &targets {
+                let between = Between {
+                    host: host.name.to_string(),
+                    hgs: hgs.clone(),
+                    targets: targets.clone(),
+                    journal: journal.clone(),
+                    weather: weather.clone(),
+                };
+                open.insert(hgs.clone(), Door::open(between, tls.as_ref()).await?);
+            }
+        }
+
+        let starting = Starting {
+            root: &root,
+            way,
+            tls: tls.as_ref(),
+            pool: &pool,
+            volume: &volume_path,
+            first: &first,
+        };
+        let keys = tokio::task::spawn_blocking(|| {
+            GuardianKeys::generate("Owner", Clock::system().now(), &mut OsRandom as &mut dyn Random)
+        });
+        let (hgs, hosts) = tokio::join!(
+            start_services(&plans, &starting, &targets),
+            start_hosts(scenario, doors, &starting)
+        );
+        let (hgs, hosts) = (hgs?, hosts?);
+        let world = World {
+            hosts,
+            hgs,
+            vms: BTreeMap::new(),
+            volume,
+            journal,
+            weather,
+            first,
+            _folder: folder,
+        };
+        world.register(scenario, &pool).await?;
+        world.furnish(scenario, &root, &pool, keys.await??).await
+    }
+
+    /// What the administrators of each HGS do before the first host attests.
+    async fn register(&self, scenario: &Scenario, pool: &Arc<TpmPool>) -> anyhow::Result<()> {
+        let from = pool.clone();
+        let authorities = blocking(move || from.authorities()).await?;
+        for hgs in self.hgs.values() {
+            hgs.install(&authorities).await?;
+            let mut reference = false;
+            for plan in scenario.host.iter().filter(|plan| plan.registered) {
+                let host = self.host(&plan.name)?;
+                if host.hgs.as_deref() != Some(hgs.name()) {
+                    continue;
+                }
+                hgs.register_host(host).await?;
+                if !reference {
+                    hgs.register_baseline(host, MODEL).await?;
+                    hgs.register_ci_policy(host, MODEL).await?;
+                    reference = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the VMs.
+    async fn furnish(
+        mut self,
+        scenario: &Scenario,
+        root: &Path,
+        pool: &Arc<TpmPool>,
+        keys: GuardianKeys,
+    ) -> anyhow::Result<World> {
+        if scenario.vm.is_empty() {
+            return Ok(self);
+        }
+        let mut guardians: BTreeMap<String, Guardian> = BTreeMap::new();
+        for hgs in self.hgs.values() {
+            guardians.insert(hgs.name().to_owned(), hgs.guardian().await?);
+        }
+        let (folder, pool) = (root.join("owner"), pool.clone());
+        let owner = blocking(move || {
+            pool.put_maker(&folder.join("vtpm-maker"))?;
+            Ok(Owner::with_keys(keys, &folder)?)
+        })
+        .await?;
+        let owner = Arc::new(owner);
+        for plan in &scenario.vm {
+            let named: Vec<String> = match plan.guardians.is_empty() {
+                true => vec![self.host(&plan.host)?.hgs.clone().unwrap_or_else(|| self.first.clone())],
+                false => plan.guardians.iter().map(ToString::to_string).collect(),
+            };
+            let trusted = named.iter().filter_map(|name| guardians.get(name).cloned()).collect();
+            let vm = VmHere::make(plan.clone(), owner.clone(), trusted, self.volume.clone()).await?;
+            self.vms.insert(plan.name.to_string(), vm);
+        }
+        Ok(self)
+    }
+
+    /// The host `name`.
+    pub(super) fn host(&self, name: &str) -> anyhow::Result<&HostHere> {
+        self.hosts.get(name).with_context(|| format!("there is no host {name}"))
+    }
+
+    /// The HGS `name`, or the first.
+    pub(super) fn hgs(&self, name: Option<&str>) -> anyhow::Result<&HgsHere> {
+        let name = name.unwrap_or(&self.first);
+        self.hgs.get(name).with_context(|| format!("there is no HGS {name}"))
+    }
+
+    /// The VM `name`.
+    pub(super) fn vm(&self, name: &str) -> anyhow::Result<&VmHere> {
+        self.vms.get(name).with_context(|| format!("there is no VM {name}"))
+    }
+}
+
+/// What every part needs to start.
+struct Starting<'a> {
+    root: &'a Path,
+    way: Way,
+    tls: Option<&'a Tls>,
+    pool: &'a Arc<TpmPool>,
+    volume: &'a Path,
+    first: &'a str,
+}
+
+async fn start_services(
+    plans: &[HgsPlan],
+    starting: &Starting<'_>,
+    targets: &BTreeMap<String, Arc<Targets>>,
+) -> anyhow::Result<BTreeMap<String, HgsHere>> {
+    let mut started = BTreeMap::new();
+    for plan in plans {
+        let folder = starting.root.join("hgs").join(plan.name.as_str());
+        let hgs = HgsHere::start(plan, folder, starting.way, starting.tls).await?;
+        if let Some(targets) = targets.get(plan.name.as_str()) {
+            let [attestation, key_protection] = hgs.addresses().await;
+            targets.set(attestation, key_protection);
+        }
+        started.insert(plan.name.to_string(), hgs);
+    }
+    Ok(started)
+}
+
+async fn start_hosts(
+    scenario: &Scenario,
+    mut doors: BTreeMap<String, BTreeMap<String, Door>>,
+    starting: &Starting<'_>,
+) -> anyhow::Result<BTreeMap<String, HostHere>> {
+    let mut tasks = Vec::new();
+    for (number, plan) in scenario.host.iter().enumerate() {
+        let doors = doors.remove(plan.name.as_str()).unwrap_or_default();
+        let parts = host::Parts {
+            folder: starting.root.join("hosts").join(plan.name.as_str()),
+            pool: starting.pool.clone(),
+            number,
+            volume: starting.volume.to_path_buf(),
+            first: starting.first.to_owned(),
+            root_certificate: starting.tls.map(|tls| tls.root.clone()),
+        };
+        tasks.push(tokio::spawn(HostHere::start(plan.clone(), parts, doors)));
+    }
+    let mut hosts = BTreeMap::new();
+    for task in tasks {
+        let host = task.await??;
+        hosts.insert(host.name().to_owned(), host);
+    }
+    Ok(hosts)
+}
+
+/// The name under which hosts know an HGS.
+pub(super) fn address_of(hgs: &str) -> String {
+    format!("{hgs}.bastion.local")
+}
+
+/// Work that blocks: it starts processes or makes keys.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| anyhow!("a task of the lab ended early: {error}"))?
+}
+
+/// What healthy hosts of one kind have in common is registered under this name.
+const MODEL: &str = "GuardedHost";

@@ -1,0 +1,76 @@
+//! The suite itself, and the reports about it.
+
+use std::{fs, path::Path, process::Command};
+
+use quick_junit::TestCaseStatus;
+use serde_json::Value;
+
+use super::{TPM_TOOLS, missing_tools, run, said, suite_folder};
+
+#[test]
+fn the_published_schema_is_that_of_the_types() {
+    let printed = run(&["--schema"]);
+    assert!(printed.status.success());
+    let published = fs::read(suite_folder().join("schema.json")).unwrap();
+    assert!(
+        printed.stdout == published,
+        "write it anew: guarded-host-sim run --schema > scenarios/schema.json"
+    );
+}
+
+#[test]
+fn the_suite_passes_in_process_with_virtual_time() {
+    if missing_tools("the_suite_passes_in_process", &TPM_TOOLS) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (junit, json) = (file("junit.xml"), file("report.json"));
+    let suite = suite_folder().display().to_string();
+    let output = run(&[&suite, "--virtual-time", "--junit", &junit, "--json", &json]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    print!("{said}");
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let scenarios = report["scenarios"].as_array().unwrap();
+    let unsure: Vec<_> = scenarios
+        .iter()
+        .filter(|one| one["verdict"] != "passed")
+        .map(|one| &one["name"])
+        .collect();
+    assert!(unsure.is_empty(), "{unsure:?}");
+    assert!(scenarios.iter().all(|one| !one["steps"].as_array().unwrap().is_empty()));
+    let messages = scenarios.iter().map(|one| one["messages"].as_array().unwrap().len());
+    assert!(
+        messages.sum::<usize>() > scenarios.len(),
+        "hosts speak through the door that keeps their messages"
+    );
+    is_junit(Path::new(&junit), scenarios);
+}
+
+/// The document as a reader of JUnit understands it, and as its schema allows.
+fn is_junit(path: &Path, scenarios: &[Value]) {
+    let text = fs::read_to_string(path).unwrap();
+    let read = quick_junit::Report::deserialize_from_str(&text).unwrap();
+    let steps = |one: &Value| one["steps"].as_array().unwrap().len();
+    assert_eq!(read.tests, scenarios.iter().map(steps).sum::<usize>());
+    assert_eq!((read.failures, read.errors), (0, 0));
+    assert_eq!(read.test_suites.len(), scenarios.len());
+    for (suite, scenario) in read.test_suites.iter().zip(scenarios) {
+        assert_eq!(suite.test_cases.len(), steps(scenario));
+        assert!(suite.name.as_str().contains(scenario["title"].as_str().unwrap()));
+        let passed = |status: &TestCaseStatus| matches!(status, TestCaseStatus::Success { .. });
+        assert!(suite.test_cases.iter().all(|case| passed(&case.status)));
+    }
+    if missing_tools("the schema check of JUnit", &["xmllint"]) {
+        return;
+    }
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/junit.xsd");
+    let checked = Command::new("xmllint")
+        .args(["--noout", "--schema"])
+        .arg(schema)
+        .arg(path)
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
