@@ -111,6 +111,8 @@ fn a_use_of_a_service_is_seen() {
     assert!(names_a_service("use attestation as judge;"));
     assert!(names_a_service("use std::fs;\nuse kps::{Options, start};\n"));
     assert!(names_a_service("#[test]\nfn x() { kps::start(&settings) }"));
-    assert!(!names_a_service("hgs_protocol::wire::kps::ErrorMessage; self.attestation.url"));
+    assert!(!names_a_service(
+        "hgs_protocol::wire::kps::ErrorMessage; self.attestation.url"
+    ));
     assert!(!names_a_service("use hgs_protocol::wire::{hgsa, kps::ErrorMessage};"));
 }
