@@ -5,7 +5,7 @@
 
 /// Every commit point, in the order in which an operation passes them. A test holds this list
 /// against the source and ends an operation at each.
-pub const COMMIT_POINTS: [(&str, &str); 38] = [
+pub const COMMIT_POINTS: [(&str, &str); 42] = [
     ("power-on:attested", "agent: the health certificate is at hand"),
     ("power-on:rolled", "agent: the KPS has answered, nothing is written"),
     (
@@ -113,6 +113,19 @@ pub const COMMIT_POINTS: [(&str, &str); 38] = [
         "agent: the copy is durable under a name that nothing reads",
     ),
     ("import:committed", "agent: the imported VM is on the volume"),
+    (
+        "provision:rolled",
+        "agent: the KPS has answered for the shielding data, nothing is written",
+    ),
+    (
+        "provision:sealed",
+        "store: disk and state of the new VM are sealed, the disk is durable",
+    ),
+    (
+        "provision:written",
+        "agent: the new VM is durable under a name that nothing reads",
+    ),
+    ("provision:committed", "agent: the new VM is on the volume"),
 ];
 
 /// Ends this process at once when the environment names this point.

@@ -30,14 +30,19 @@ use guarded_host_sim::{
         relay::{self, Gate, SharedTpm},
     },
     owner::Owner,
+    shielding::{
+        data_file::{Contents, FileName, NamedFile, NewDataFile},
+        qualifier::{Qualifier, VersionRule},
+        template,
+    },
     store::{self, Store},
     swtpm::{Swtpm, TpmMaker, short_private_dir},
     tpm_channel::TpmChannel,
-    vm::{VmName, shielded::ShieldedVms, volume::Volume},
+    vm::{VmName, security::Kind, shielded::ShieldedVms, volume::Volume},
 };
 use hgs_protocol::{
     env::{Clock, Env, OsRandom, Random},
-    protector::{GuardianKeys, KeyPair},
+    protector::{Guardian, GuardianKeys, KeyPair, KeyProtector},
 };
 use hgs_service::{
     settings::ServiceArgs,
@@ -192,7 +197,8 @@ async fn tell(folder: &Path) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let drawn = Recorder::default();
     let rng: &mut dyn Random = &mut drawn.clone();
-    let http = reqwest::Client::new();
+    // A connection for each request: a service closes one that idles while a slow machine makes TPMs.
+    let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
 
     let attestation = service("attestation", folder, rng);
     let kps = service("kps", folder, rng);
@@ -277,6 +283,9 @@ async fn tell(folder: &Path) {
     for pair in [&signing, &encryption] {
         drawn.keep_private_key(pair.expose_pkcs8().unwrap());
     }
+    let again = |pair: &KeyPair| KeyPair::from_parts(pair.expose_pkcs8().unwrap(), pair.certificate().der()).unwrap();
+    let keys = GuardianKeys::from_pairs("owner", again(&signing), again(&encryption));
+    let data = shielding_data(&keys, &guardian, folder, &volume_path, rng);
     let keys = GuardianKeys::from_pairs("owner", signing, encryption);
     let owner = Owner::with_keys(keys, &folder.join("owner")).unwrap();
     let vm = VmName::parse("payroll").unwrap();
@@ -309,6 +318,15 @@ async fn tell(folder: &Path) {
         .await,
         call(second, "vms/payroll/power-off", json!({})).await,
         call(second, "vms/payroll/power-on", json!({})).await,
+        // A VM of a template: the answer file is a secret, and the store draws the VM's keys.
+        call(
+            first,
+            "vms/web/provision",
+            json!({ "shielding_data": STANDARD.encode(&data), "template": "server.img" }),
+        )
+        .await,
+        call(first, "vms/web/power-on", json!({})).await,
+        call(first, "vms/web/power-off", json!({})).await,
     ] {
         assert!(good, "{told}");
         println!("{told}");
@@ -384,6 +402,40 @@ async fn tell(folder: &Path) {
         println!("{}", String::from_utf8(form).unwrap());
     }
     println!("the story is told");
+}
+
+/// A template on the volume, and shielding data for it whose files are secrets that were drawn.
+fn shielding_data(
+    owner: &GuardianKeys,
+    guardian: &Guardian,
+    folder: &Path,
+    volume: &Path,
+    rng: &mut dyn Random,
+) -> Vec<u8> {
+    let now = Clock::system().now();
+    let signer = KeyPair::generate_signing("maker", now, rng).unwrap();
+    let plain = folder.join("server.plain");
+    fs::write(&plain, vec![5; 100_000]).unwrap();
+    let (mut from, mut to) = (
+        fs::File::open(&plain).unwrap(),
+        fs::File::create(volume.join("server.img")).unwrap(),
+    );
+    let version = "1.0".parse().unwrap();
+    let catalogue = template::protect(&mut from, &mut to, "server".parse().unwrap(), version, &signer).unwrap();
+    let (protector, key) = KeyProtector::create(owner, std::slice::from_ref(guardian), rng).unwrap();
+    let (answer, other) = (rng.bytes::<32>().to_vec(), rng.bytes::<32>().to_vec());
+    let other = NamedFile {
+        name: FileName::parse("rdp.pfx").unwrap(),
+        content: other.into(),
+    };
+    let contents = Contents::new(answer.into(), vec![other], rng).unwrap();
+    let new = NewDataFile {
+        protector: (&protector, &key),
+        policy: Kind::Shielded,
+        qualifiers: &[Qualifier::of(&catalogue, VersionRule::Equals)],
+        contents: &contents,
+    };
+    new.seal(owner, rng).unwrap()
 }
 
 /// One service's own secrets and files.

@@ -4,6 +4,7 @@
 //! trust each other for nothing: a target opens a package only with keys that it obtained itself.
 
 mod life;
+mod provision;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -63,6 +64,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(migrate)
         .service(receive)
         .service(prove)
+        .service(provision::provision)
         .configure(life::routes);
 }
 

@@ -17,7 +17,11 @@ use super::{
     security::{Channel, Kind, Switch},
     view::{VmState, VmView},
 };
-use crate::{fabric::service::http_client, owner::certificate::printable};
+use crate::{
+    fabric::service::http_client,
+    owner::{certificate::printable, command::read_file},
+    shielding::data_file::LARGEST_DATA_FILE,
+};
 
 /// Which host, and how its answer is shown.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,6 +42,8 @@ pub(super) enum HostVerb {
     Show(Of),
     /// On a host in local mode: make a VM with a local key protector and a vTPM
     Create(Create),
+    /// Make a VM of a template on the host's volume and shielding data
+    Provision(Provision),
     /// Start a VM, or go on from its saved state
     #[command(visible_alias = "resume")]
     Start(Of),
@@ -92,6 +98,24 @@ pub(super) struct Create {
     /// File whose text the guest's volume holds
     #[arg(long, value_name = "FILE")]
     secret_file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Provision {
+    #[command(flatten)]
+    vm: Of,
+    /// The owner's shielding data file
+    #[arg(long, value_name = "FILE")]
+    shielding_data: PathBuf,
+    /// The template disk, on the host's volume: its path there
+    #[arg(long, value_name = "FILE")]
+    template: PathBuf,
+    /// A value for a placeholder of the answer file, such as ComputerName=web-01; may be repeated
+    #[arg(long = "value", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    values: Vec<(String, String)>,
+    /// Refuse shielding data of another policy
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -237,6 +261,19 @@ pub(super) fn run(verb: &HostVerb) -> anyhow::Result<()> {
                 &answer,
                 &format!("made {}, which this host alone starts\n", args.vm.name),
             )
+        }
+        HostVerb::Provision(args) => {
+            let data = read_file(&args.shielding_data, LARGEST_DATA_FILE)?;
+            let body = json!({
+                "shielding_data": STANDARD.encode(data),
+                "template": args.template,
+                "values": args.values.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+                "kind": args.kind,
+            });
+            let made: super::operation::ProvisionedVm = args.vm.ask(Method::POST, "provision", Some(body))?;
+            let (name, template) = (&args.vm.name, printable(made.template.as_str()));
+            let text = format!("made {name} ({}) of {template} {}\n", made.kind, made.version);
+            args.vm.host.show(&made, &text)
         }
         HostVerb::Start(of) => {
             let started: super::operation::PoweredOn = of.ask(Method::POST, "power-on", Some(json!({})))?;
@@ -427,6 +464,11 @@ impl Host {
         }
         Ok(())
     }
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("give NAME=VALUE")?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 fn line(vm: &VmView) -> String {

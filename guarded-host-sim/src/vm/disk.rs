@@ -7,6 +7,8 @@
 //! page, so a process that is killed leaves the old chunk or the new one. An older copy of a chunk
 //! at its own place is accepted: as with any disk encryption of this kind, rollback is not detected.
 
+mod writer;
+
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
@@ -25,6 +27,7 @@ use rustix::{
 };
 use zeroize::Zeroizing;
 
+pub use self::writer::DiskWriter;
 use super::{VmId, fields};
 
 /// Bytes of the volume in one chunk.
@@ -58,6 +61,9 @@ pub enum DiskError {
     /// The file is not a plain file on the volume of this host.
     #[error("the disk is not a file on this host's volume")]
     Elsewhere,
+    /// There is something where a new disk was to be.
+    #[error("the file for the new disk is not empty")]
+    NotEmpty,
     /// A guest has it, here or on another host, or its owner.
     #[error("the disk is in use: the VM runs elsewhere, or its owner works on it at the moment")]
     InUse,
@@ -143,13 +149,7 @@ impl Disk {
         contents: &[&[u8]],
         rng: &mut dyn Random,
     ) -> Result<Vec<u8>, DiskError> {
-        let mut out = [MAGIC.as_slice(), vm.bytes(), &chunks.to_le_bytes()].concat();
-        fields::put(&mut out, &sealed_key.public);
-        fields::put(&mut out, &sealed_key.private);
-        if out.len() > SLOT || chunks > MAX_CHUNKS {
-            return Err(DiskError::Format);
-        }
-        out.resize(SLOT, 0);
+        let mut out = header(vm, chunks, sealed_key)?;
         for (position, content) in (0..chunks).zip(contents.iter().copied().chain(std::iter::repeat(&[][..]))) {
             out.extend_from_slice(&seal_chunk(vm, chunks, position, key, content, rng));
         }
@@ -203,6 +203,17 @@ pub fn open_below(root: &Path, path: &Path, how: OFlags) -> Result<File, DiskErr
         true => Ok(file),
         false => Err(DiskError::Elsewhere),
     }
+}
+
+fn header(vm: VmId, chunks: u32, sealed_key: &SealedVolumeKey) -> Result<Vec<u8>, DiskError> {
+    let mut out = [MAGIC.as_slice(), vm.bytes(), &chunks.to_le_bytes()].concat();
+    fields::put(&mut out, &sealed_key.public);
+    fields::put(&mut out, &sealed_key.private);
+    if out.len() > SLOT || chunks > MAX_CHUNKS {
+        return Err(DiskError::Format);
+    }
+    out.resize(SLOT, 0);
+    Ok(out)
 }
 
 fn parse_header(header: &[u8]) -> Option<(VmId, u32, SealedVolumeKey)> {

@@ -16,8 +16,9 @@ use zeroize::Zeroizing;
 
 use super::{
     VmId,
-    disk::{CHUNK, Disk, DiskError, LockedDisk},
+    disk::{CHUNK, Disk, DiskError, DiskWriter, LockedDisk},
     fields,
+    layout::Map,
     security::Channel,
     vtpm::{Vtpm, VtpmError},
 };
@@ -145,8 +146,7 @@ impl Guest {
         let disk_key = vtpm.unseal_volume_key(disk.sealed_key(), rng)?;
         vtpm.extend(UNLOCK_PCR, &sha256(UNLOCKED))?;
         let disk = disk.unlock(disk_key.clone());
-        let chunk = disk.read(SECRET_CHUNK)?;
-        let secret = fields::take(&mut chunk.as_slice()).ok_or(GuestError::Damaged("volume"))?;
+        let secret = read_secret(&disk)?;
         let chunk = disk.read(PROOF_KEY_CHUNK)?;
         let proof_key = fields::take(&mut chunk.as_slice())
             .and_then(Secret32::from_slice)
@@ -159,7 +159,7 @@ impl Guest {
         disk.write(BOOT_COUNT_CHUNK, &boots.to_le_bytes(), rng)?;
         Ok(Guest {
             disk_key,
-            secret: Zeroizing::new(secret.to_vec()),
+            secret,
             proof_key,
             tally: tally(&disk, vtpm)?,
             disk,
@@ -261,7 +261,10 @@ impl Guest {
             Channel::Console => format!("boot {boots} of this volume ({id})\nlogin: ").into_bytes(),
             Channel::Serial => format!("boot manager: volume unlocked by the vTPM\nboot {boots}\n").into_bytes(),
             Channel::PowershellDirect => format!("PS C:\\> (Get-Boot).Count\n{boots}\n").into_bytes(),
-            Channel::DataExchange => format!("BootCount={boots}\nBootId={id}\n").into_bytes(),
+            Channel::DataExchange => {
+                let name = computer_name(&self.secret).map(|name| format!("ComputerName={name}\n"));
+                format!("{}BootCount={boots}\nBootId={id}\n", name.unwrap_or_default()).into_bytes()
+            }
         })
     }
 
@@ -276,12 +279,55 @@ impl Guest {
     }
 }
 
+/// The owner's secret: the answer file of a VM that was provisioned, else what the owner wrote.
+fn read_secret(disk: &Disk) -> Result<Zeroizing<Vec<u8>>, GuestError> {
+    if let Some(map) = Map::read(disk)? {
+        let answer_file = map.files(disk)?.into_iter().next();
+        return answer_file
+            .map(|file| file.content)
+            .ok_or(GuestError::Damaged("volume"));
+    }
+    let chunk = disk.read(SECRET_CHUNK)?;
+    let secret = fields::take(&mut chunk.as_slice()).map(<[u8]>::to_vec);
+    secret.map(Zeroizing::new).ok_or(GuestError::Damaged("volume"))
+}
+
 fn tally(disk: &Disk, vtpm: &mut Vtpm) -> Result<Tally, GuestError> {
     let chunk = disk.read(TALLY_CHUNK)?;
     Ok(Tally {
         volume: fields::take_u64(&mut chunk.as_slice()).ok_or(GuestError::Damaged("volume"))?,
         vtpm: vtpm.counted()?,
     })
+}
+
+/// The name that an answer file gives to its computer, if it is one.
+fn computer_name(answer_file: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(answer_file).ok()?;
+    let (_, rest) = text.split_once("<ComputerName>")?;
+    let (name, _) = rest.split_once("</ComputerName>")?;
+    let good = (1..=63).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    good.then_some(name)
+}
+
+/// Writes the disk of a VM that is provisioned: the owner's files (`answer_file` first), then what `volume` gives.
+pub fn write_disk<E: From<DiskError>>(
+    mut disk: DiskWriter<'_>,
+    map: &Map,
+    proof_key: &Secret32,
+    files: &[u8],
+    volume: impl FnOnce(&mut DiskWriter<'_>, &mut dyn Random) -> Result<(), E>,
+    rng: &mut dyn Random,
+) -> Result<(), E> {
+    let mut proof = Zeroizing::new(Vec::with_capacity(CHUNK));
+    fields::put(&mut proof, proof_key.expose());
+    // No secret of its own, no boot and no tally yet.
+    for chunk in [&[][..], &[], &proof, &[], &map.encode()] {
+        disk.chunk(chunk, rng)?;
+    }
+    disk.append(files, rng)?;
+    disk.end_extent(rng)?;
+    volume(&mut disk, rng)?;
+    Ok(disk.finish(rng)?)
 }
 
 /// What a guest that has read `proof_key` from its volume answers to `challenge`.

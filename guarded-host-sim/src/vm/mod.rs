@@ -10,6 +10,7 @@ pub mod disk;
 mod envelope;
 pub mod fields;
 pub mod guest;
+pub mod layout;
 pub mod memory;
 pub mod offline;
 pub mod operation;

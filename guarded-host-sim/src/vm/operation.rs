@@ -8,6 +8,7 @@
 mod change;
 mod files;
 mod life;
+mod provision;
 
 use hgs_protocol::{env::Random, wire::kps::RollTransportKeyRequest};
 
@@ -15,6 +16,7 @@ pub use self::{
     change::{apply_checkpoint, change_security, delete_checkpoint, take_checkpoint},
     files::{discard_saved, export, import, new_local_protector, restore_protector, set_protector, take_over},
     life::{power_off, reset, save, tally, turn_off},
+    provision::{NewShieldedVm, ProvisionedVm, provision},
 };
 use super::{
     VmName,

@@ -3,7 +3,7 @@
 //! Everything in a request or reply may be seen and changed by the agent: blobs are sealed, and no
 //! reply holds a key, but for the memory of a VM whose kind lets a debugger see it.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hgs_protocol::env::Random;
@@ -14,9 +14,14 @@ use super::{
     checkpoint::CheckpointId,
     guest::GuestReport,
     package::MigrationId,
-    security::{Change, Channel},
-    shielded::{AtRest, Prepared, Resealed, ShieldedError, ShieldedVms, VmPhase},
+    security::{Change, Channel, Kind},
+    shielded::{AtRest, Prepared, Provisioned, Resealed, ShieldedError, ShieldedVms, VmPhase},
     started::Vault,
+};
+use crate::shielding::{
+    catalogue::{TemplateName, Version},
+    provision::{Order, ProvisionError},
+    values::Values,
 };
 
 /// The length of `bytes` bytes in base64.
@@ -63,6 +68,8 @@ pub enum VmRequest {
         /// The package of the migration.
         package: Blob,
     },
+    /// [`ShieldedVms::provision`].
+    Provision(Box<ProvisionRequest>),
     /// [`ShieldedVms::start`].
     Start {
         /// The VM.
@@ -164,6 +171,26 @@ pub enum VmRequest {
     List,
 }
 
+/// A new VM of a template and shielding data.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProvisionRequest {
+    /// The shielding data file.
+    pub shielding_data: Blob,
+    /// The KPS's answer for the protector in it, whole.
+    pub answer: Blob,
+    /// The VM's name.
+    pub name: VmName,
+    /// The template disk.
+    pub template: PathBuf,
+    /// An empty file for the VM's disk.
+    pub disk: PathBuf,
+    /// What is to be filled into the answer file.
+    pub values: BTreeMap<String, String>,
+    /// The kind that the VM is expected to be.
+    pub kind: Option<Kind>,
+}
+
 /// The store's reply.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
@@ -180,6 +207,21 @@ pub enum VmReply {
         guest_state: Blob,
         /// How often this host may start the VM offline after this start.
         offline_starts_left: u32,
+    },
+    /// The VM is made and its disk durable; write this and commit it.
+    Provisioned {
+        /// The VM.
+        vm: VmId,
+        /// Its kind.
+        kind: Kind,
+        /// The template.
+        template: TemplateName,
+        /// The template's version.
+        version: Version,
+        /// The VM's protector.
+        protector: Blob,
+        /// Its state, sealed under the key in that protector.
+        guest_state: Blob,
     },
     /// The guest runs.
     Started {
@@ -282,6 +324,7 @@ impl ShieldedVms {
                 answer,
                 package,
             } => prepared(self.prepare_resume(vault, &ingress_protector.0, &answer.0, &package.0, rng)?),
+            VmRequest::Provision(request) => self.provision_as_asked(vault, &request, rng)?,
             VmRequest::Start { vm, name, disk } => VmReply::Started {
                 guest: self.start(vault, vm, &name, &disk, rng)?,
             },
@@ -335,6 +378,34 @@ impl ShieldedVms {
                 }
             }
             VmRequest::List => VmReply::List { vms: self.list() },
+        })
+    }
+}
+
+impl ShieldedVms {
+    fn provision_as_asked(
+        &mut self,
+        vault: &mut dyn Vault,
+        request: &ProvisionRequest,
+        rng: &mut dyn Random,
+    ) -> Result<VmReply, ShieldedError> {
+        let values = Values::new(&request.values).map_err(ProvisionError::from)?;
+        let order = Order {
+            name: &request.name,
+            template: &request.template,
+            disk: &request.disk,
+            values: &values,
+            kind: request.kind,
+        };
+        let (data, answer) = (&request.shielding_data.0, &request.answer.0);
+        let Provisioned { made, protector } = self.provision(vault, data, answer, &order, rng)?;
+        Ok(VmReply::Provisioned {
+            vm: made.vm,
+            kind: made.kind,
+            template: made.template,
+            version: made.version,
+            protector: Blob(protector),
+            guest_state: Blob(made.guest_state),
         })
     }
 }

@@ -10,6 +10,7 @@
 //! from the last roll is used only after its use was counted ([`super::offline`]).
 
 mod life;
+mod provision;
 mod run;
 
 use std::{
@@ -27,8 +28,8 @@ use hgs_protocol::{
 };
 use zeroize::Zeroizing;
 
-pub use self::life::Resealed;
 use self::run::Run;
+pub use self::{life::Resealed, provision::Provisioned};
 use super::{
     VmId, VmName,
     checkpoint::{CheckpointError, Checkpoints},
@@ -44,6 +45,7 @@ use super::{
 use crate::{
     commit_point::commit_point,
     ledger::{Event, Ledger, LedgerError, Of},
+    shielding::provision::ProvisionError,
 };
 
 /// The shielded VMs of one host.
@@ -162,6 +164,9 @@ pub enum ShieldedError {
     /// The disk does not open.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// No VM was made of a template.
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
     /// The ledger of what runs here takes no entry.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

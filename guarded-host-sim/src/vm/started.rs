@@ -21,11 +21,15 @@ use super::{
     package::MigrationId,
     state::Age,
 };
+use crate::shielding::data_file::DataFileId;
 
 /// Answers and packages remembered per VM for the generations that could still be opened.
 pub const MAX_USED: usize = 256;
 /// VMs remembered.
 pub const MAX_VMS: usize = 1024;
+
+/// VMs that one shielding data file makes on a host.
+pub const MAX_PROVISIONED: usize = 4096;
 
 /// What the store keeps for its VMs: its VSM key and sealed records by name.
 pub trait Vault {
@@ -77,15 +81,23 @@ pub enum StartedError {
          remembered; start the VM on another host, or remove the store's directory for new VSM keys"
     )]
     TooManyUsed(VmId),
+    /// Too many VMs of one file.
+    #[error(
+        "{MAX_PROVISIONED} VMs were made on this host with the shielding data file {0}, and no more answers are remembered; \
+         ask its owner for a new file, or use another host"
+    )]
+    TooManyProvisioned(DataFileId),
     /// Too many VMs.
-    #[error("the VBS store remembers {MAX_VMS} VMs and no more; remove the store's directory for new VSM keys")]
+    #[error(
+        "the VBS store remembers {MAX_VMS} VMs and shielding data files and no more; remove the store's directory for new VSM keys"
+    )]
     TooManyVms,
     /// Nothing is kept for a start without contact, or no more.
     #[error(transparent)]
     Offline(#[from] OfflineError),
     /// The record is no record.
-    #[error("the VBS store's record of the VM {0} is damaged")]
-    Damaged(VmId),
+    #[error("the VBS store's record of the {0} is damaged")]
+    Damaged(String),
     /// The record cannot be made durable.
     #[error("the VBS store cannot write its record: {0}")]
     NotDurable(String),
@@ -112,7 +124,7 @@ pub fn note_opened(
     opening: &Opening<'_>,
     rng: &mut dyn Random,
 ) -> Result<(), StartedError> {
-    let mut record = Record::load(vault, vm)?;
+    let mut record = Record::load(vault, &name(vm))?;
     record.refuse_older(vm, age)?;
     let OpenedRelease {
         ingress,
@@ -140,7 +152,7 @@ pub fn note_opened(
     record.kept.retain(|kept| kept.is_of(ingress));
     let new = Kept::of_roll(egress, opening.egress_protector, *max_offline_unwraps);
     record.kept.extend(new);
-    record.store(vault, vm, rng)
+    record.store(vault, &name(vm), rng)
 }
 
 /// Counts an offline start of the VM from the state of `age` (as its header says; the state itself is
@@ -155,14 +167,14 @@ pub fn note_offline(
     if vault.record(&name(vm)).is_none() {
         return Err(OfflineError::Unknown(vm).into());
     }
-    let mut record = Record::load(vault, vm)?;
+    let mut record = Record::load(vault, &name(vm))?;
     record.refuse_older(vm, age)?;
     if record.kept.is_empty() {
         return Err(OfflineError::NotAllowed(vm).into());
     }
     let kept = record.kept.iter_mut().find(|kept| kept.is_for(protector));
     let start = kept.ok_or(OfflineError::OtherProtector(vm))?.count(vm)?;
-    record.store(vault, vm, rng)?;
+    record.store(vault, &name(vm), rng)?;
     Ok(start)
 }
 
@@ -175,25 +187,46 @@ pub fn note_started(
     key: &TransportKey,
     rng: &mut dyn Random,
 ) -> Result<(), StartedError> {
-    let mut record = Record::load(vault, vm)?;
+    let mut record = Record::load(vault, &name(vm))?;
     let before = record.kept.len();
     record.kept.retain(|kept| kept.is_of(key));
     if record.newest >= age && record.kept.len() == before {
         return Ok(());
     }
     record.raise(age);
-    record.store(vault, vm, rng)
+    record.store(vault, &name(vm), rng)
 }
 
 /// Takes note that the VM may leave this host: from now on nothing of it starts here offline. It stays
 /// so when the VM does not leave after all, for its agent alone says whether it did.
 pub fn note_leaving(vault: &mut dyn Vault, vm: VmId, rng: &mut dyn Random) -> Result<(), StartedError> {
-    let mut record = Record::load(vault, vm)?;
+    let mut record = Record::load(vault, &name(vm))?;
     if record.kept.is_empty() {
         return Ok(());
     }
     record.kept.clear();
-    record.store(vault, vm, rng)
+    record.store(vault, &name(vm), rng)
+}
+
+/// Takes note that an answer for the protector of a shielding data file, whose egress key is `egress`, is used.
+pub fn note_provisioned(
+    vault: &mut dyn Vault,
+    file: DataFileId,
+    egress: &TransportKey,
+    rng: &mut dyn Random,
+) -> Result<(), StartedError> {
+    let name = format!("pdk {file}");
+    let mut record = Record::load(vault, &name)?;
+    let answer = id(egress, "HGS-STORE-USED-ANSWER", &[]);
+    if record.has(&answer) {
+        return Err(StartedError::AnswerUsed);
+    }
+    if record.used.len() >= MAX_PROVISIONED {
+        return Err(StartedError::TooManyProvisioned(file));
+    }
+    // A file has no generations: its answers are remembered as long as the VSM keys live.
+    record.used.push((0, answer));
+    record.store(vault, &name, rng)
 }
 
 fn id(key: &TransportKey, label: &str, context: &[u8]) -> [u8; 32] {
@@ -209,18 +242,16 @@ fn name(vm: VmId) -> String {
 }
 
 impl Record {
-    fn load(vault: &dyn Vault, vm: VmId) -> Result<Record, StartedError> {
-        match vault.record(&name(vm)) {
-            Some(bytes) => Record::parse(bytes).ok_or(StartedError::Damaged(vm)),
+    fn load(vault: &dyn Vault, name: &str) -> Result<Record, StartedError> {
+        match vault.record(name) {
+            Some(bytes) => Record::parse(bytes).ok_or(StartedError::Damaged(name.to_owned())),
             None if vault.count() >= MAX_VMS => Err(StartedError::TooManyVms),
             None => Ok(Record::default()),
         }
     }
 
-    fn store(&self, vault: &mut dyn Vault, vm: VmId, rng: &mut dyn Random) -> Result<(), StartedError> {
-        vault
-            .put(&name(vm), self.encode(), rng)
-            .map_err(StartedError::NotDurable)
+    fn store(&self, vault: &mut dyn Vault, name: &str, rng: &mut dyn Random) -> Result<(), StartedError> {
+        vault.put(name, self.encode(), rng).map_err(StartedError::NotDurable)
     }
 
     fn has(&self, id: &[u8; 32]) -> bool {

@@ -8,6 +8,7 @@
 //! the previous generation is kept. No key appears here.
 
 mod checkpoints;
+mod staging;
 mod transfer;
 
 use std::{
@@ -19,7 +20,10 @@ use std::{
 
 use hgs_protocol::env::Random;
 
-pub use self::checkpoints::{CheckpointEntry, DiskTag};
+pub use self::{
+    checkpoints::{CheckpointEntry, DiskTag},
+    staging::StagedVm,
+};
 use super::{VmId, VmName, package::MigrationId};
 
 /// The folder that all hosts of a fabric share.

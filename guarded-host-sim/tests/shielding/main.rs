@@ -2,6 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod data_files;
+mod provision;
+#[path = "../support/mod.rs"]
+mod support;
 mod templates;
 
 use std::{

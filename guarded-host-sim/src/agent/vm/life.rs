@@ -49,7 +49,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
 }
 
 /// Runs `work` on the volume, alone with the VM `name`, to its end.
-async fn alone<T: Serialize + 'static>(
+pub(super) async fn alone<T: Serialize + 'static>(
     agent: Data<Agent>,
     name: VmName,
     work: impl AsyncFnOnce(&Agent, &Volume, &VmName) -> Result<T, VmError> + 'static,

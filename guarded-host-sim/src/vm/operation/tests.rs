@@ -2,6 +2,7 @@
 
 mod life;
 mod offline;
+mod provision;
 mod rolls;
 
 use std::{
@@ -54,6 +55,8 @@ struct TestHost<'a> {
     vault: RefCell<MemoryVault>,
     /// Every request to the store, as an agent could keep it.
     kept: RefCell<Vec<VmRequest>>,
+    /// Every reply.
+    told: RefCell<Vec<VmReply>>,
     /// Happens while the KPS is asked.
     meanwhile: Cell<Meanwhile>,
     /// How many offline starts the KPS allows.
@@ -123,6 +126,7 @@ impl<'a> TestHost<'a> {
             store: RefCell::new(store(folder, name, volume)),
             vault: RefCell::new(MemoryVault::new()),
             kept: RefCell::default(),
+            told: RefCell::default(),
             meanwhile: Cell::new(Meanwhile::Nothing),
             limit: Cell::new(0),
             kps,
@@ -152,12 +156,13 @@ impl Host for TestHost<'_> {
             message: String::new(),
         };
         let rng: &mut dyn Random = &mut OsRandom;
-        let folder = self.volume.vm(&VmName::parse("vm1").unwrap()).unwrap();
+        let folder = || self.volume.vm(&VmName::parse("vm1").unwrap()).unwrap();
         match self.meanwhile.get() {
             Meanwhile::Nothing | Meanwhile::TakenOver => {}
-            Meanwhile::NoSpace => no_space(&folder, true),
+            Meanwhile::NoSpace => no_space(&folder(), true),
             Meanwhile::Outage => return Err(VmError::NoContact("connection refused".to_owned())),
             Meanwhile::Commit => {
+                let folder = folder();
                 let now = folder.current().unwrap();
                 folder
                     .commit(&now, now.generation.clone(), &now.owner_host, None)
@@ -191,6 +196,7 @@ impl Host for TestHost<'_> {
         }
         let vault = &mut *self.vault.borrow_mut();
         let reply = self.store.borrow_mut().answer(request, vault, &mut OsRandom);
+        self.told.borrow_mut().push(reply.clone());
         match reply {
             VmReply::Refused { reason } => Err(VmError::Store(reason)),
             reply => Ok(reply),

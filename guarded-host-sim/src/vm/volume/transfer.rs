@@ -128,7 +128,7 @@ impl Volume {
     }
 }
 
-fn make_it_be_there(staging: &Path, path: &Path) -> io::Result<()> {
+pub(super) fn make_it_be_there(staging: &Path, path: &Path) -> io::Result<()> {
     File::open(staging)?.sync_all()?;
     Ok(renameat_with(CWD, staging, CWD, path, RenameFlags::NOREPLACE)?)
 }
