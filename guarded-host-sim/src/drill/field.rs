@@ -165,14 +165,13 @@ impl Field {
         ledger_of(&self.member(seat).host)
     }
 
-    /// The processes to strike, the VM's vTPM only when it runs.
+    /// The processes to strike; of the VM's vTPM, which does not run at every instant, the store that starts it.
     pub fn prey(&self, victim: Victim, source: Seat) -> Vec<u32> {
         let host = |side| &self.member(source.at(side)).host;
         let part = |side, words: &[&str]| prey::process_of(host(side).folder(), words);
         let found = match victim {
             Victim::Agent(side) => part(side, &[" agent --name "]),
-            Victim::Store(side) => part(side, &[" store --name "]),
-            Victim::Vtpm(side) => part(side, &["swtpm socket", "/store/vtpm-"]),
+            Victim::Store(side) | Victim::Vtpm(side) => part(side, &[" store --name "]),
             Victim::Tpm(side) => part(side, &["swtpm socket", "/tpm,"]),
             Victim::Host(side) => host(side).process_id(),
             Victim::BothHosts => {

@@ -39,6 +39,15 @@ pub(super) fn process_of(folder: &Path, words: &[&str]) -> Option<u32> {
         .map(|process| process.id)
 }
 
+/// The processes that a process has started and that have not ended.
+pub(super) fn children_of(id: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let children = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let lines: Vec<String> = children.collect();
+    let ids = lines.iter().flat_map(|line| line.split_whitespace());
+    ids.filter_map(|id| id.parse().ok()).collect()
+}
+
 /// Kills a process; false when there is none of this id.
 pub(super) fn kill(id: u32) -> bool {
     signal(id, Signal::KILL)

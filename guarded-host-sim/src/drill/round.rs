@@ -146,10 +146,15 @@ impl Player {
         let (operation, told) = self.operation(round.phase, source, &wire.url)?;
         let mut promised = self.promised(round.phase, operation)?;
         let struck = struck(round, source);
+        // Now, because looking takes longer than some processes have to live.
+        let prey = match round.blow {
+            Blow::Kill { victim, .. } | Blow::Stall { victim, .. } => self.field.prey(victim, source),
+            Blow::CommitPoint { .. } | Blow::Partition { .. } => Vec::new(),
+        };
 
         let begin = Instant::now();
         let told = tokio::spawn(told);
-        let mut strike = self.strike(round, source, begin, &told, &wire).await;
+        let mut strike = self.strike(round, prey, begin, &told, &wire).await;
         let (mut ended, mut down) = (Vec::new(), struck.as_slice());
         if round.back == Back::AtOnce && crash.is_none() && strike.hit != Hit::Nobody {
             ended.extend(self.raise(&struck).await?);
@@ -211,7 +216,7 @@ impl Player {
     async fn strike(
         &self,
         round: &Round,
-        source: Seat,
+        mut prey: Vec<u32>,
         begin: Instant,
         told: &JoinHandle<Told>,
         wire: &Wire,
@@ -228,21 +233,17 @@ impl Player {
         };
         match round.blow {
             Blow::Kill { victim, at } => {
-                let mut prey = self.field.prey(victim, source);
                 match victim {
                     // It runs for a part of the operation only.
                     Victim::Vtpm(side) => {
-                        while prey.is_empty() && !told.is_finished() {
+                        let vtpm = || -> Vec<u32> { prey.iter().flat_map(|store| prey::children_of(*store)).collect() };
+                        while vtpm().is_empty() && !told.is_finished() {
                             sleep(LOOK_AGAIN).await;
-                            prey = self.field.prey(victim, source);
                         }
                         // The source's ends as soon as the VM is packed.
-                        let rest = if side == Side::Source && round.phase == Phase::Migration {
-                            20
-                        } else {
-                            10
-                        };
-                        sleep(at.of(whole / rest)).await;
+                        let packs = side == Side::Source && round.phase == Phase::Migration;
+                        sleep(at.of(whole / if packs { 40 } else { 10 })).await;
+                        prey = vtpm();
                     }
                     _ => until(at.of(whole)).await,
                 }
@@ -253,8 +254,7 @@ impl Player {
                 }
                 strike
             }
-            Blow::Stall { victim, at, lasts } => {
-                let prey = self.field.prey(victim, source);
+            Blow::Stall { at, lasts, .. } => {
                 until(at.of(whole)).await;
                 let strike = fell(!prey.is_empty());
                 let stopped: Vec<Stopped> = prey.into_iter().filter_map(Stopped::new).collect();
@@ -362,4 +362,4 @@ impl Outcome {
     }
 }
 
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
