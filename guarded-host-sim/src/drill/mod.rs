@@ -69,6 +69,8 @@ pub fn run(args: &DrillArgs) -> anyhow::Result<bool> {
         }
         None => (crate::swtpm::short_private_dir()?, true),
     };
+    // Agents run under a user of their own and have their folders below.
+    crate::machine::user::let_others_pass(&dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -76,7 +78,8 @@ pub fn run(args: &DrillArgs) -> anyhow::Result<bool> {
     if temporary {
         runtime.spawn(crate::demo::clear_up_when_interrupted(dir.clone()));
     }
-    let summary = runtime.block_on(drill(args, &dir))?;
+    let summary = runtime.block_on(drill(args, &dir));
+    let summary = summary.with_context(|| format!("no drill (everything of this run is in {})", dir.display()))?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&summary)?),
         false => print!("{summary}"),
@@ -171,4 +174,4 @@ const TRANSCRIPT: &str = "transcript.jsonl";
 /// How often the plan is topped up before it is given up.
 const TRIES: usize = 5;
 /// A machine's pace changes; it is measured anew after so many rounds.
-const MEASURED_EVERY: usize = 50;
+const MEASURED_EVERY: usize = 25;

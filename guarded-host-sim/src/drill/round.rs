@@ -153,14 +153,17 @@ impl Player {
         };
 
         let begin = Instant::now();
-        let told = tokio::spawn(told);
+        let told = tokio::spawn(async move { (told.await, begin.elapsed()) });
         let mut strike = self.strike(round, prey, begin, &told, &wire).await;
         let (mut ended, mut down) = (Vec::new(), struck.as_slice());
         if round.back == Back::AtOnce && crash.is_none() && strike.hit != Hit::Nobody {
             ended.extend(self.raise(&struck).await?);
             down = &[];
         }
-        let told = told.await.context("the drill's own request ended early")?;
+        let (told, took) = told.await.context("the drill's own request ended early")?;
+        if strike.hit == Hit::After {
+            self.pace.learn(round.phase, round.cold, took);
+        }
         if let Some((side, _)) = crash {
             strike = self.crashed(source.at(side), begin).await?;
         }
@@ -218,7 +221,7 @@ impl Player {
         round: &Round,
         mut prey: Vec<u32>,
         begin: Instant,
-        told: &JoinHandle<Told>,
+        told: &JoinHandle<(Told, Duration)>,
         wire: &Wire,
     ) -> Strike {
         let whole = self.pace.of(round.phase, round.cold);

@@ -24,7 +24,12 @@ fn drill(dir: &Path, words: &str) -> (Output, Value) {
 #[test]
 fn twenty_kills_lose_nothing_and_no_vm_runs_twice() {
     let folder = Folder::new();
-    let (output, summary) = drill(&folder.0, "--kills 20 --seed 20");
+    let output = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
+        .args(["drill", "--json", "--kills", "20", "--seed", "20"])
+        .env("TMPDIR", &folder.0)
+        .output()
+        .unwrap();
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     assert!(output.status.success(), "{}", summary["faults"]);
     let number = |path: &str| summary.pointer(path).and_then(Value::as_u64).unwrap();
     assert_eq!(number("/random_kills/during") + number("/random_kills/after"), 20);
@@ -47,6 +52,11 @@ fn twenty_kills_lose_nothing_and_no_vm_runs_twice() {
     instants.dedup();
     assert!(instants.len() > 10, "{instants:?}");
     assert!(processes_of(&folder.0).is_empty());
+    assert_eq!(
+        fs::read_dir(&folder.0).unwrap().count(),
+        0,
+        "its temporary folder stays behind"
+    );
 }
 
 #[test]
