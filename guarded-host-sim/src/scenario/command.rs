@@ -31,6 +31,9 @@ pub struct RunArgs {
     /// Write JUnit XML to this file
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    /// Write pages for people into this folder: timelines, every message decoded, coverage
+    #[arg(long, value_name = "DIR")]
+    pub html: Option<PathBuf>,
     /// Write one JSON document to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -79,6 +82,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let reports = runtime.block_on(run_all(files, args))?;
     if let Some(path) = &args.junit {
         report::write(path, &report::junit::document(&reports)?)?;
+    }
+    if let Some(folder) = &args.html {
+        report::html::write_all(folder, &reports)?;
+        println!("the report is {}", folder.join("index.html").display());
     }
     if let Some(path) = &args.json {
         let document = serde_json::to_string_pretty(&report::json::document(&reports))?;

@@ -9,6 +9,8 @@ pub mod advice;
 pub mod came;
 mod check;
 pub mod command;
+pub mod coverage;
+pub mod decode;
 pub mod door;
 pub mod journal;
 pub mod judge;

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use quick_junit::TestCaseStatus;
 use serde_json::Value;
 
-use super::{TPM_TOOLS, missing_tools, run, said, suite_folder};
+use super::{TPM_TOOLS, missing_tools, pages, run, said, suite_folder};
 
 #[test]
 fn the_published_schema_is_that_of_the_types() {
@@ -27,7 +27,17 @@ fn the_suite_passes_in_process_with_virtual_time() {
     let file = |name: &str| folder.path().join(name).display().to_string();
     let (junit, json) = (file("junit.xml"), file("report.json"));
     let suite = suite_folder().display().to_string();
-    let output = run(&[&suite, "--virtual-time", "--junit", &junit, "--json", &json]);
+    let html = file("pages");
+    let output = run(&[
+        &suite,
+        "--virtual-time",
+        "--junit",
+        &junit,
+        "--json",
+        &json,
+        "--html",
+        &html,
+    ]);
     let said = said(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     print!("{said}");
@@ -46,6 +56,7 @@ fn the_suite_passes_in_process_with_virtual_time() {
         "hosts speak through the door that keeps their messages"
     );
     is_junit(Path::new(&junit), scenarios);
+    pages::are_good(Path::new(&html), &report);
 }
 
 /// The document as a reader of JUnit understands it, and as its schema allows.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::explain;
 use crate::scenario::{
     advice::{advice, verdicts},
+    coverage::coverage,
     run::{Report, Verdict},
 };
 
@@ -17,6 +18,7 @@ pub fn document(reports: &[Report]) -> Value {
         "failed": count("failed"),
         "skipped": count("skipped"),
         "trouble": count("trouble"),
+        "coverage": coverage(reports),
     })
 }
 

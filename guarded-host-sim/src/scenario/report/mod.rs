@@ -1,5 +1,6 @@
 //! What is written about a run, for machines and people.
 
+pub mod html;
 pub mod json;
 pub mod junit;
 
