@@ -10,6 +10,7 @@ pub mod drill;
 pub mod fabric;
 pub mod gallery;
 pub mod ledger;
+pub mod load;
 pub mod machine;
 pub mod owner;
 pub mod renew_signer;

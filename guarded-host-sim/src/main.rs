@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use guarded_host_sim::{
-    agent, demo, drill, fabric, gallery, ledger, machine,
+    agent, demo, drill, fabric, gallery, ledger, load, machine,
     owner::{guardian_command, protector_command},
     renew_signer, scenario, shell,
     shielding::{data_command, template_command},
@@ -40,6 +40,8 @@ enum Part {
     Vm(vm::command::VmArgs),
     /// Checks, from the ledgers of several hosts' VBS stores, that no VM ran on two of them at once.
     Ledger(ledger::command::LedgerArgs),
+    /// Lets many light hosts, in this one process, attest and keep their certificates, and measures it.
+    Load(load::LoadArgs),
     /// A VM owner's guardians: make, import, export, list, show, remove.
     Guardian(guardian_command::GuardianArgs),
     /// A VM owner's key protectors: create, grant, revoke, inspect.
@@ -74,6 +76,10 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Part::Shell(args) => return shell::run(&args),
         Part::Run(args) => return scenario::command::run(&args),
+        Part::Load(args) => {
+            let good = load::run(&args)?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Part::Vm(args) => vm::command::run(&args)?,
         Part::Guardian(args) => return guardian_command::run(args),
         Part::Protector(args) => return protector_command::run(args),

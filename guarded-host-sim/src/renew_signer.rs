@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::fabric::service::http_client;
+use crate::fabric::service::{administrator_token, http_client};
 
 /// Where both administrators' interfaces are. Exit codes: 0 done, waiting or nothing to do; 1 failed, run it
 /// again; 2 wrong options.
@@ -212,17 +212,11 @@ struct Admin {
 
 impl Admin {
     fn open(name: &'static str, url: &str, token: &Path, root: Option<&Path>) -> anyhow::Result<Admin> {
-        let text = std::fs::read_to_string(token)
-            .with_context(|| format!("the token of {name} cannot be read from {}", token.display()))?;
-        let text = Zeroizing::new(text);
-        ensure!(
-            url.starts_with("https://") || is_loopback(url),
-            "{url} is reached in clear, where a token must not travel: give an https:// address of {name}"
-        );
+        let token = administrator_token(name, url, token)?;
         Ok(Admin {
             name,
             url: url.trim_end_matches('/').to_owned(),
-            token: Zeroizing::new(text.trim().to_owned()),
+            token,
             http: http_client(30, root)?,
         })
     }
@@ -253,19 +247,6 @@ impl Admin {
     fn address(&self, path: &str) -> String {
         format!("{}/admin/v1/{path}", self.url)
     }
-}
-
-fn is_loopback(url: &str) -> bool {
-    let host = reqwest::Url::parse(url).ok().and_then(|url| {
-        let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
-        Some(host)
-    });
-    host.is_some_and(|host| {
-        host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
-    })
 }
 
 const DAY: i64 = 86_400;

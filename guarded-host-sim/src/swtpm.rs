@@ -16,6 +16,7 @@ use hgs_protocol::{
     secret::Secret32,
     tpm::command::{self, Call},
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -112,6 +113,19 @@ impl TpmMaker {
     /// The certificate that signs EK certificates, PEM; there once a TPM was made.
     pub fn intermediate_certificate(&self) -> PathBuf {
         self.directory.join("issuercert.pem")
+    }
+
+    /// Root and intermediate certificate, DER; there once a TPM was made.
+    pub fn certificates(&self) -> Result<Vec<Vec<u8>>, SwtpmError> {
+        let read = |path: PathBuf| {
+            let pem = CertificateDer::from_pem_file(&path);
+            pem.map(|der| der.to_vec())
+                .map_err(|e| at(&path, io::Error::other(e.to_string())))
+        };
+        [self.root_certificate(), self.intermediate_certificate()]
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     /// Makes a TPM in `state` (absolute, emptied first): RSA EK at 0x81010001 with its certificate,
@@ -253,17 +267,13 @@ impl Swtpm {
     /// Power cycle: PCRs return to their reset values, sessions and transient objects are gone.
     /// TPM2_Startup is given from `locality` (3 lets PCR 0 start from 3, as with an H-CRTM).
     pub fn reset(&mut self, locality: u8) -> Result<(), SwtpmError> {
-        self.cycle_power()?;
-        self.set_locality(locality)?;
-        self.channel.call(&command::startup_clear())?;
-        self.set_locality(0)
+        self.start_up(locality, &command::startup_clear())
     }
 
-    /// Power after [`Swtpm::suspend`]: TPM2_Startup(STATE), so PCRs and sessions are as they were saved.
-    pub fn resume(&mut self) -> Result<(), SwtpmError> {
-        self.cycle_power()?;
-        self.channel.call(&command::startup_state())?;
-        Ok(())
+    /// Power after [`Swtpm::suspend`]: TPM2_Startup(STATE), so PCRs and sessions are as they were saved. `locality` is
+    /// that of the [`Swtpm::reset`] before; a TPM resumes from no other.
+    pub fn resume(&mut self, locality: u8) -> Result<(), SwtpmError> {
+        self.start_up(locality, &command::startup_state())
     }
 
     /// Saves what [`Swtpm::resume`] takes up: TPM2_Shutdown(STATE), then the process ends.
@@ -293,6 +303,12 @@ impl Swtpm {
         ek_certificate(&self.state)
     }
 
+    /// Another handle of the command channel. Whoever holds both uses them in turn: an answer goes to
+    /// whoever reads first.
+    pub fn another_channel(&self) -> Result<TpmChannel, SwtpmError> {
+        Ok(self.channel.another()?)
+    }
+
     /// True while the process runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.ended(), Ok(None))
@@ -303,9 +319,12 @@ impl Swtpm {
         self.child.id()
     }
 
-    fn cycle_power(&mut self) -> Result<(), SwtpmError> {
+    fn start_up(&mut self, locality: u8, startup: &Call) -> Result<(), SwtpmError> {
         self.control("stopped", &CMD_STOP.to_be_bytes())?;
-        self.control("reset", &[CMD_INIT.to_be_bytes(), [0; 4]].concat())
+        self.control("reset", &[CMD_INIT.to_be_bytes(), [0; 4]].concat())?;
+        self.set_locality(locality)?;
+        self.channel.call(startup)?;
+        self.set_locality(0)
     }
 
     fn set_locality(&mut self, locality: u8) -> Result<(), SwtpmError> {

@@ -81,6 +81,15 @@ impl TpmChannel {
         })
     }
 
+    /// The same connection once more; see [`crate::swtpm::Swtpm::another_channel`].
+    pub(crate) fn another(&self) -> Result<TpmChannel, ChannelError> {
+        let stream = self.stream.try_clone().map_err(|cause| ChannelError::Silent {
+            owner: self.owner.clone(),
+            cause,
+        })?;
+        TpmChannel::over(stream, &self.owner)
+    }
+
     /// Sends a whole command and returns the whole response, whatever its code. While the TPM
     /// answers TPM_RC_RETRY the command is sent again.
     pub fn transact(&mut self, command: &[u8]) -> Result<Vec<u8>, ChannelError> {

@@ -2,7 +2,7 @@
 //! mode; between attempts come the change of mode and the retries. Nothing is decided about health
 //! here: the host passes on what its TPM says.
 
-use std::{fs, future::Future, io, path::Path, time::Duration};
+use std::{fs, future::Future, io, path::Path, sync::Arc, time::Duration};
 
 use hgs_protocol::{
     crypto::{RsaPrivateKey, RsaPublicKey},
@@ -161,9 +161,13 @@ pub(crate) trait HostSide: Sync {
     /// A connection to the TPM; called on a thread that may block.
     fn tpm(&self) -> impl FnOnce() -> Result<TpmChannel, AttestError> + Send + 'static;
     /// The host key.
-    fn host_key(&self) -> Result<RsaPrivateKey, AttestError>;
+    fn host_key(&self) -> Result<Arc<RsaPrivateKey>, AttestError>;
     /// The public VSM encryption key, an `RSA1` blob.
     fn vsm_encryption_key(&self) -> impl Future<Output = Result<Vec<u8>, AttestError>> + Send;
+    /// The `number`-th attempt (from 1) has failed and is made again.
+    fn tries_again(&self, number: u32, error: &AttestError) {
+        tracing::warn!(host = %self.name(), number, "attestation failed and is tried again: {error}");
+    }
 }
 
 /// A host before its attestation service.
@@ -204,7 +208,7 @@ impl<H: HostSide> Attester<'_, H> {
             if !retry || attempts == ATTEMPTS {
                 return Err(error);
             }
-            tracing::warn!(host = %self.host.name(), attempts, "attestation failed and is tried again: {error}");
+            self.host.tries_again(attempts, &error);
             let jitter: [u8; 1] = (&mut OsRandom as &mut dyn Random).bytes();
             let pause = Duration::from_secs(1 << (attempts - 1)) + Duration::from_millis(u64::from(jitter[0]));
             tokio::time::sleep(pause).await;
@@ -344,8 +348,8 @@ impl HostSide for Agent {
         move || Ok(TpmChannel::connect(&socket, &name)?)
     }
 
-    fn host_key(&self) -> Result<RsaPrivateKey, AttestError> {
-        host_key(&self.args.dir)
+    fn host_key(&self) -> Result<Arc<RsaPrivateKey>, AttestError> {
+        host_key(&self.args.dir).map(Arc::new)
     }
 
     async fn vsm_encryption_key(&self) -> Result<Vec<u8>, AttestError> {

@@ -7,7 +7,10 @@ pub mod narrator;
 mod refusals;
 mod story;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,17 +76,20 @@ fn end_children() {
     }
 }
 
+/// The folder that a user named, which must be new or empty, or a temporary one; and whether it is to be removed.
+pub(crate) fn working_folder(named: Option<&Path>) -> anyhow::Result<(PathBuf, bool)> {
+    let Some(dir) = named else {
+        return Ok((crate::swtpm::short_private_dir()?, true));
+    };
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let used = std::fs::read_dir(dir)?.next().is_some();
+    anyhow::ensure!(!used, "the directory {} is not empty: name a new one", dir.display());
+    Ok((dir.canonicalize()?, false))
+}
+
 /// Tells the story. Answers whether every step passed.
 pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
-    let (dir, remove) = match &args.dir {
-        Some(dir) => {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-            let used = std::fs::read_dir(dir)?.next().is_some();
-            anyhow::ensure!(!used, "the directory {} is not empty: name a new one", dir.display());
-            (dir.canonicalize()?, false)
-        }
-        None => (crate::swtpm::short_private_dir()?, true),
-    };
+    let (dir, remove) = working_folder(args.dir.as_deref())?;
     let mut narrator = Narrator::new(args.json);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

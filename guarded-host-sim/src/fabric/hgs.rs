@@ -3,12 +3,10 @@
 
 use std::{path::Path, thread};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use cms::{cert::CertificateChoices, content_info::ContentInfo, signed_data::SignedData};
 use hgs_protocol::wire::kps::{ErrorMessage, RollTransportKeyRequest, RollTransportKeyResponse, ServiceVersion};
 use serde_json::{Value, json};
-use x509_cert::der::{Decode, Encode};
 
 use super::{
     service::{Attachment, Extras, Service, http_client},
@@ -78,19 +76,14 @@ impl Hgs {
         Ok(signers.len())
     }
 
-    /// Trusts the makers of TPMs: DER certificates of their authorities.
+    /// [`Service::trust_tpm_makers`] of the attestation service.
     pub async fn trust_tpm_makers(&self, certificates: &[Vec<u8>]) -> anyhow::Result<()> {
-        for (number, der) in certificates.iter().enumerate() {
-            let body = json!({ "name": format!("tpm-maker-{number}"), "certificate": STANDARD.encode(der) });
-            self.attestation.admin_post("tpm-trust", &body).await?;
-        }
-        Ok(())
+        self.attestation.trust_tpm_makers(certificates).await
     }
 
-    /// Registers a host by its EK certificate.
+    /// [`Service::register_host`] of the attestation service.
     pub async fn register_host(&self, name: &str, ek: &[u8]) -> anyhow::Result<()> {
-        let body = json!({ "name": name, "ek_certificate": STANDARD.encode(ek) });
-        self.attestation.admin_post("tpm-hosts", &body).await.map(|_| ())
+        self.attestation.register_host(name, ek).await
     }
 
     /// Removes a host, if it is registered.
@@ -102,29 +95,14 @@ impl Hgs {
         Ok(())
     }
 
-    /// Registers what healthy hosts of one model have in common: TPM baseline and CI policy.
+    /// [`Service::register_model`] of the attestation service.
     pub async fn register_model(&self, model: &str, boot_log: &[u8], ci_policy: &[u8]) -> anyhow::Result<()> {
-        let file = |content: &[u8]| json!({ "name": model, "content": STANDARD.encode(content) });
-        self.attestation.admin_post("tpm-baselines", &file(boot_log)).await?;
-        self.attestation
-            .admin_post("ci-policies", &file(ci_policy))
-            .await
-            .map(|_| ())
+        self.attestation.register_model(model, boot_log, ci_policy).await
     }
 
-    /// The attestation service's signer certificates, DER, from its public endpoint.
+    /// [`Service::signing_certificates`] of the attestation service.
     pub async fn signing_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
-        let url = format!("{}/Attestation/v2.0/signingCertificates", self.attestation.url);
-        let body = self.http.get(url).send().await?.error_for_status()?.bytes().await?;
-        let der: Vec<u8> = serde_json::from_slice(&body).context("signingCertificates is no array of bytes")?;
-        let content = ContentInfo::from_der(&der)?.content;
-        let signed: SignedData = content.decode_as()?;
-        let certificates = signed.certificates.context("signingCertificates holds none")?;
-        let certificates = certificates.0.iter().map(|choice| match choice {
-            CertificateChoices::Certificate(certificate) => Ok(certificate.to_der()?),
-            CertificateChoices::Other(_) => bail!("signingCertificates holds something else"),
-        });
-        certificates.collect()
+        self.attestation.signing_certificates().await
     }
 
     /// The guardian metadata document of the KPS.

@@ -4,6 +4,7 @@
 //! database: registration goes through the administrators' API, everything else through the
 //! protocols.
 
+pub mod attestation;
 pub mod enrol;
 mod here;
 pub mod hgs;
@@ -31,8 +32,6 @@ use self::{
     soft_token::SoftTokens,
     watch::Watch,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject};
-
 use crate::{client::NameTable, swtpm::TpmMaker, vm::volume::Volume};
 
 /// Where a fabric is and what it shares.
@@ -236,20 +235,12 @@ pub struct HostElsewhere {
 }
 
 fn maker_certificates(maker: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
-    let maker = TpmMaker::open(maker)?;
-    let read = |path: PathBuf| {
-        let pem = CertificateDer::from_pem_file(&path);
-        Ok(pem.with_context(|| format!("cannot read {}", path.display()))?.to_vec())
-    };
-    [maker.root_certificate(), maker.intermediate_certificate()]
-        .into_iter()
-        .map(read)
-        .collect()
+    Ok(TpmMaker::open(maker)?.certificates()?)
 }
 
 /// Founds the TPM maker in `maker` if need be: its own keys are made at its first TPM, which must
 /// therefore be the only one under way. That TPM is made in `first` and thrown away.
-fn found_tpm_maker(maker: &Path, first: &Path) -> anyhow::Result<()> {
+pub(crate) fn found_tpm_maker(maker: &Path, first: &Path) -> anyhow::Result<()> {
     if !maker.join("issuercert.pem").exists() {
         TpmMaker::open(maker)?.manufacture("maker", first, None)?;
         fs::remove_dir_all(first)?;

@@ -158,7 +158,7 @@ fn service(args: &PrepareArgs, name: &str, folder: &Path, port: u16) -> anyhow::
         url: format!("http://{}", SocketAddr::new(front_door, 80)),
         admin_url: format!("https://{}", SocketAddr::new(front_door, port)),
         token,
-        root,
+        root: Some(root),
         clock: args.clocks.join(name),
         replica_clocks: [2, 3].map(|n| args.clocks.join(format!("{name}-{n}"))).to_vec(),
     })

@@ -19,6 +19,7 @@ use hgs_service::{
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 use super::{here::Here, soft_token::SoftToken};
 use crate::child::{Child, Output, Plan};
@@ -112,6 +113,8 @@ pub struct Service {
     folder: PathBuf,
     clock: PathBuf,
     replica_clocks: Vec<PathBuf>,
+    /// A folder of its own for the clock's socket, made because the service's has too long a path.
+    clock_folder: Option<PathBuf>,
     extras: Extras,
     process: Process,
     http: reqwest::Client,
@@ -172,8 +175,9 @@ pub struct Attachment {
     pub admin_url: String,
     /// An administrator's token.
     pub token: String,
-    /// The root certificate of the administrators' listener, PEM.
-    pub root: PathBuf,
+    /// The root certificate of the administrators' listener, PEM, where it speaks HTTPS.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
     /// Socket of the lab's clock.
     pub clock: PathBuf,
     /// The same of further replicas; those that do not run have none.
@@ -193,9 +197,10 @@ impl Service {
             folder: PathBuf::new(),
             clock: to.clock.clone(),
             replica_clocks: to.replica_clocks.clone(),
+            clock_folder: None,
             extras: Extras::default(),
             process: Process::Elsewhere,
-            http: http_client(60, Some(&to.root))?,
+            http: http_client(60, to.root.as_deref())?,
         })
     }
 
@@ -211,10 +216,11 @@ impl Service {
             write_private(&kek, &hex::encode(key.expose()))?;
         }
         // A socket's path has 108 bytes, and the folder may be deep.
-        let clock = match folder.as_os_str().len() {
-            0..=96 => folder.join("clock"),
-            _ => crate::swtpm::short_private_dir()?.join("clock"),
+        let clock_folder = match folder.as_os_str().len() {
+            0..=96 => None,
+            _ => Some(crate::swtpm::short_private_dir()?),
         };
+        let clock = clock_folder.as_deref().unwrap_or(folder).join("clock");
         let any = "127.0.0.1:0";
         let (process, urls) = launch(name, folder, &clock, extras, [any, any, any])?;
         let [url, admin_url, tls_url] = urls;
@@ -227,6 +233,7 @@ impl Service {
             folder: folder.to_path_buf(),
             clock,
             replica_clocks: Vec::new(),
+            clock_folder,
             extras: extras.clone(),
             process,
             http: http_client(60, None)?,
@@ -326,6 +333,12 @@ impl Service {
         self.answer("DELETE", path, request).await.map(|_| ())
     }
 
+    /// GET of the service's own listener.
+    pub(super) async fn public_get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let request = self.http.get(format!("{}/{path}", self.url));
+        Ok(request.send().await?.error_for_status()?.bytes().await?.to_vec())
+    }
+
     async fn answer(&self, verb: &str, path: &str, request: reqwest::RequestBuilder) -> anyhow::Result<Vec<u8>> {
         let answer = request
             .send()
@@ -349,12 +362,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // The clock's socket of a service that runs elsewhere is not ours.
-        if matches!(self.process, Process::Elsewhere) {
-            return;
-        }
-        let elsewhere = self.clock.parent().filter(|folder| *folder != self.folder);
-        if let Some(folder) = elsewhere {
+        if let Some(folder) = &self.clock_folder {
             let _ = fs::remove_dir_all(folder);
         }
     }
@@ -379,6 +387,32 @@ pub(crate) fn http_client(seconds: u64, root: Option<&Path>) -> anyhow::Result<r
         // A service closes connections that were idle; a request must not meet one just then.
         .pool_max_idle_per_host(0)
         .build()?)
+}
+
+/// An administrator's token from its file, for the interface at `url` of the service called `name`; an
+/// error where it would travel in clear.
+pub(crate) fn administrator_token(name: &str, url: &str, file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let text = fs::read_to_string(file)
+        .with_context(|| format!("the token of {name} cannot be read from {}", file.display()))?;
+    let text = Zeroizing::new(text);
+    ensure!(
+        url.starts_with("https://") || is_loopback(url),
+        "{url} is reached in clear, where a token must not travel: give an https:// address of {name}"
+    );
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = reqwest::Url::parse(url).ok().and_then(|url| {
+        let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+        Some(host)
+    });
+    host.is_some_and(|host| {
+        host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+    })
 }
 
 /// What runs, and where it listens: service, administrators, TLS.
@@ -525,7 +559,7 @@ mod tests {
             url: "http://127.0.0.1:1".to_owned(),
             admin_url: "https://127.0.0.1:2".to_owned(),
             token: "token".to_owned(),
-            root,
+            root: Some(root),
             clock: folder.path().join("clocks/kps"),
             replica_clocks: Vec::new(),
         };

@@ -31,6 +31,12 @@ impl SharedTpm {
         SharedTpm(Arc::new(Mutex::new(tpm)))
     }
 
+    /// The TPM itself, if nobody else shares it.
+    pub fn unshare(self) -> Option<Swtpm> {
+        let tpm = Arc::into_inner(self.0)?;
+        Some(tpm.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The TPM, for one command or a whole power cycle.
     pub fn lock(&self) -> MutexGuard<'_, Swtpm> {
         // A panic elsewhere leaves the TPM as usable as before: commands are whole.

@@ -84,7 +84,7 @@ impl Vtpm {
     /// Goes on from a state that [`Vtpm::suspend`] saved: PCRs are as they were.
     pub fn resume(owner: &str, state: &VtpmState, folder: &Path) -> Result<Vtpm, VtpmError> {
         let mut vtpm = Vtpm::start(owner, state, folder)?;
-        vtpm.tpm.resume()?;
+        vtpm.tpm.resume(0)?;
         Ok(vtpm)
     }
 
