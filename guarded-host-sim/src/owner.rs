@@ -109,6 +109,11 @@ impl Owner {
         })
     }
 
+    /// The owner's own guardian, with its private keys.
+    pub fn keys(&self) -> &GuardianKeys {
+        &self.keys
+    }
+
     /// Takes a guardian from its metadata document. The document came over the network: compare
     /// the thumbprints before you trust it.
     pub fn import_guardian(metadata: &[u8], name: &str) -> Result<ImportedGuardian, OwnerError> {

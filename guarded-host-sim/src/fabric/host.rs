@@ -208,6 +208,17 @@ impl AgentLink {
             .await
     }
 
+    /// Any request with a body, below `/v1`.
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<Answer<T>> {
+        let request = self.http.request(method, format!("{}/v1/{path}", self.url)).json(body);
+        self.answer(request).await
+    }
+
     /// GET below `/v1`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
         self.answer(self.http.get(format!("{}/v1/{path}", self.url))).await

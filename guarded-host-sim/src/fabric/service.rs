@@ -327,6 +327,26 @@ impl Service {
         self.answer("PATCH", path, request).await
     }
 
+    /// Any request below `/admin/v1`, with a JSON body or none; gives HTTP status and body, whatever they are.
+    pub async fn admin_any(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> anyhow::Result<(u16, Vec<u8>)> {
+        let mut request = self
+            .http
+            .request(method, self.admin_path(path))
+            .bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await;
+        let answer =
+            answer.with_context(|| format!("the administrators' listener of {} does not answer", self.name))?;
+        Ok((answer.status().as_u16(), answer.bytes().await?.to_vec()))
+    }
+
     /// DELETE below `/admin/v1`.
     pub async fn admin_delete(&self, path: &str) -> anyhow::Result<()> {
         let request = self.http.delete(self.admin_path(path)).bearer_auth(&self.token);

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use hgs_protocol::wire::{hgsa, kps::ErrorMessage};
+use hgs_protocol::{
+    wire::{hgsa, kps::ErrorMessage},
+    xml::Xml,
+};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{model::expect::Outcome, world::Recorded};
+use super::{judge::Mismatch, model::expect::Outcome, world::Recorded};
 
 /// What came of a step. A field is empty where the step's action does not yield it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -39,6 +42,12 @@ pub struct Came {
     /// Starts without contact that are left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offline_starts_left: Option<u32>,
+    /// What the VM is doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm_state: Option<String>,
+    /// The host that owns the VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Seconds for which the health certificate is still valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_left: Option<i64>,
@@ -47,6 +56,20 @@ pub struct Came {
     pub took: Duration,
     /// What the services recorded meanwhile.
     pub events: Vec<Recorded>,
+    /// What came of each of several steps at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// One of several steps at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// What was done.
+    pub title: String,
+    /// Every field that is not as expected.
+    pub mismatches: Vec<Mismatch>,
+    /// What came of it.
+    pub text: String,
 }
 
 impl Came {
@@ -98,7 +121,8 @@ impl Came {
 
     /// The answer to a request of the lab's own.
     pub fn of_answer(status: u16, body: &[u8]) -> Came {
-        let reply = hgsa::Reply::parse(body).ok().map(|reply| reply.name().to_owned());
+        let json = hgsa::Reply::parse(body).ok().map(|reply| reply.name().to_owned());
+        let reply = json.or_else(|| Some(Xml::parse(body, LARGEST).ok()?.root().name().to_owned()));
         let kps = ErrorMessage::parse(body).ok();
         let error = match (&kps, &reply) {
             (Some(error), _) => Some(error.code.clone()),
@@ -137,6 +161,8 @@ fn beginning(body: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
+
+const LARGEST: usize = 16 << 20;
 
 fn milliseconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))

@@ -2,7 +2,7 @@
 //! two sentences that teach.
 
 use super::model::{Action, At, NO_HGS, Scenario, Span, Step, expect::Yield};
-use crate::vm::VmName;
+use crate::{commit_point::COMMIT_POINTS, vm::VmName};
 
 /// Something wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,13 @@ impl Checks<'_> {
         self.distinct("an HGS", scenario.hgs.iter().map(|hgs| &hgs.name));
         self.distinct("a host", scenario.host.iter().map(|host| &host.name));
         self.distinct("a VM", scenario.vm.iter().map(|vm| &vm.name));
+        for host in &scenario.host {
+            // It becomes a folder.
+            if VmName::parse(&host.volume).is_err() {
+                let message = format!("{:?} is no name of a volume: use a-z, 0-9 and '-'", host.volume);
+                self.say(&host.name.span, message);
+            }
+        }
         let places = scenario
             .hgs
             .iter()
@@ -111,14 +118,29 @@ impl Checks<'_> {
             }
         }
         match &step.action {
-            Action::Attest(of)
-            | Action::Status(of)
-            | Action::KillHost(of)
-            | Action::StartHost(of)
-            | Action::RegisterHost(of)
-            | Action::RemoveHost(of) => self.host(&of.host),
+            Action::Attest(of) | Action::Status(of) | Action::KillHost(of) | Action::RemoveHost(of) => {
+                self.host(&of.host)
+            }
+            Action::StartHost(of) => {
+                self.host(&of.host);
+                if let Some(point) = &of.crash_at {
+                    let points: Vec<&str> = COMMIT_POINTS.iter().map(|(name, _)| *name).collect();
+                    self.known("commit point", point, &points);
+                }
+            }
+            Action::KeepAttesting(of) => self.hosts(&of.hosts),
             Action::Reboot(reboot) => self.host(&reboot.host),
-            Action::StartVm(of) | Action::StopVm(of) | Action::Prove(of) => {
+            Action::StartVm(of)
+            | Action::StopVm(of)
+            | Action::TurnOffVm(of)
+            | Action::SaveVm(of)
+            | Action::DiscardSaved(of)
+            | Action::ResetVm(of)
+            | Action::Prove(of)
+            | Action::ShowVm(of)
+            | Action::TakeOver(of)
+            | Action::RestoreProtector(of)
+            | Action::Overload(of) => {
                 self.vm(&of.vm);
                 self.hosts(&of.host);
             }
@@ -127,21 +149,90 @@ impl Checks<'_> {
                 self.hosts(&of.from);
                 self.host(&of.to);
             }
-            Action::RegisterBaseline(of) | Action::RegisterCiPolicy(of) => self.host(&of.host),
+            Action::Checkpoint(of) | Action::ApplyCheckpoint(of) => self.vm(&of.vm),
+            Action::Look(of) => self.vm(&of.vm),
+            Action::ChangeSecurity(of) => {
+                self.vm(&of.vm);
+                let given = [of.kind.is_some(), of.on.is_some(), of.off.is_some()];
+                if given.iter().filter(|given| **given).count() != 1 {
+                    self.say(&of.vm.span, "give exactly one of `kind`, `on` and `off`".to_owned());
+                }
+            }
+            Action::ExportTo(of) | Action::Steal(of) => {
+                self.vm(&of.vm);
+                self.host(&of.to);
+            }
+            Action::BackUp(of) | Action::PutBack(of) | Action::KeepProtector(of) | Action::SetProtector(of) => {
+                self.vm(&of.vm);
+            }
+            Action::Rekey(of) => {
+                self.vm(&of.vm);
+                self.services(&of.guardians);
+            }
+            other => self.step_of_hgs(other),
+        }
+    }
+
+    fn step_of_hgs(&mut self, action: &Action) {
+        match action {
+            Action::RegisterHost(of) => {
+                self.host(&of.host);
+                self.services(&of.hgs);
+            }
+            Action::RegisterBaseline(of) | Action::RegisterCiPolicy(of) => {
+                self.host(&of.host);
+                self.services(&of.hgs);
+            }
+            Action::RemoveBaseline(of) | Action::RemoveCiPolicy(of) => self.services(&of.hgs),
+            Action::RegisterDumpKey(of) => self.services(&of.hgs),
             Action::AdvanceClock(clock) => {
                 for part in &clock.of {
                     self.clock(part);
                 }
             }
             Action::SetPolicy(set) => self.services(&set.hgs),
-            Action::KillService(of) | Action::StartService(of) => self.services(&of.hgs),
-            Action::Partition(cut) => {
-                self.hosts(&cut.hosts);
-                self.services(&cut.hgs);
-            }
+            Action::SetMode(set) => self.services(&set.hgs),
+            Action::RenewSigner(of) => self.services(&of.hgs),
+            Action::RotateCertificates(of)
+            | Action::DisableOldCertificates(of)
+            | Action::EnableOldCertificates(of)
+            | Action::RemoveOldCertificates(of)
+            | Action::UntrustSigners(of)
+            | Action::TrustSigners(of)
+            | Action::DenyCertificates(of) => self.services(&of.hgs),
+            Action::AllowOffline(of) => self.services(&of.hgs),
+            Action::LosePrimary(of) => self.services(&of.hgs),
+            Action::Administer(of) => self.services(&of.hgs),
+            Action::KillService(of)
+            | Action::StartService(of)
+            | Action::RestartService(of)
+            | Action::VerifyRecord(of) => self.services(&of.hgs),
+            Action::Partition(of) => self.between(&of.hosts, &of.hgs),
+            Action::Delay(of) => self.between(&of.hosts, &of.hgs),
+            Action::Corrupt(of) => self.between(&of.hosts, &of.hgs),
             Action::Send(send) => self.services(&send.hgs),
-            Action::Wait(_) | Action::Heal(_) => {}
+            Action::Replay(of) => self.between([&of.host], &of.hgs),
+            Action::Present(of) => {
+                self.vm(&of.vm);
+                self.between(&of.host, &of.hgs);
+            }
+            Action::Together(steps) => {
+                for step in steps {
+                    self.step(step);
+                    // Whose record it is cannot be told apart for steps at once.
+                    if let Some(events) = step.expect.as_ref().and_then(|expect| expect.events.as_ref()) {
+                        let message = "expect events of the whole `together`, not of one of its steps";
+                        self.say(&events.span, message.to_owned());
+                    }
+                }
+            }
+            _ => {}
         }
+    }
+
+    fn between<'a>(&mut self, hosts: impl IntoIterator<Item = &'a At<String>>, hgs: &Option<At<String>>) {
+        self.hosts(hosts);
+        self.services(hgs);
     }
 
     fn host(&mut self, name: &At<String>) {

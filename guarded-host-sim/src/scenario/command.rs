@@ -40,7 +40,7 @@ pub struct RunArgs {
     /// Run only scenarios whose name or title contains this, or that have it as a tag
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
-    /// How many scenarios run at a time [default: one for each core]
+    /// How many scenarios run at a time [default: two for each core, since much of a scenario is waiting]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: Option<u16>,
     /// Let time that must pass be passed by moving the clocks
@@ -177,7 +177,7 @@ async fn run_all(files: Vec<ScenarioFile>, args: &RunArgs) -> anyhow::Result<Vec
         virtual_time: args.virtual_time,
         pool: Arc::new(TpmPool::new(&folder.join("tpms"))?),
     };
-    let jobs = args.jobs.map_or_else(cores, usize::from);
+    let jobs = args.jobs.map_or_else(|| cores() * 2, usize::from);
     let teller = Teller::new(files.len(), running.way);
     let mut waiting = files.into_iter().enumerate();
     let mut under_way: JoinSet<(usize, Report)> = JoinSet::new();

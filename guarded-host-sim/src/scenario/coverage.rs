@@ -35,9 +35,9 @@ pub struct Item {
     pub name: String,
     /// Where it is specified, or whose it is.
     pub source: String,
-    /// Why it cannot be reached, if so.
+    /// Why no run reaches it, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub not_built: Option<&'static str>,
+    pub excuse: Option<&'static str>,
     /// How often it was reached.
     pub count: usize,
     /// The scenarios that reached it, in their order.
@@ -47,7 +47,7 @@ pub struct Item {
 impl Item {
     /// Whether it could have been reached and was not.
     pub fn is_missed(&self) -> bool {
-        self.count == 0 && self.not_built.is_none()
+        self.count == 0 && self.excuse.is_none()
     }
 }
 
@@ -64,12 +64,12 @@ impl Seen {
         }
     }
 
-    fn item(&self, name: &str, source: impl Into<String>, not_built: Option<&'static str>) -> Item {
+    fn item(&self, name: &str, source: impl Into<String>, excuse: Option<&'static str>) -> Item {
         let (count, scenarios) = self.0.get(name).cloned().unwrap_or_default();
         Item {
             name: name.to_owned(),
             source: source.into(),
-            not_built,
+            excuse,
             count,
             scenarios,
         }
@@ -112,7 +112,7 @@ pub fn coverage(reports: &[Report]) -> Vec<Group> {
         title,
         items: rows
             .iter()
-            .map(|(name, source)| messages.item(name, *source, not_built(name)))
+            .map(|(name, source)| messages.item(name, *source, excuse(name)))
             .collect(),
     };
     let policies = |title, seen: &Seen| Group {
@@ -206,8 +206,15 @@ fn substatus_names() -> Vec<&'static str> {
     names
 }
 
-fn not_built(name: &str) -> Option<&'static str> {
-    (name == "ADRequest").then_some("Active Directory mode is not built")
+/// Why no run reaches it.
+fn excuse(name: &str) -> Option<&'static str> {
+    match name {
+        "ADRequest" => Some("not built: Active Directory mode"),
+        "InternalException" => {
+            Some("no request leads to it: an operation of the cryptographic library would have to fail")
+        }
+        _ => None,
+    }
 }
 
 const SIGNING_CERTIFICATES: &str = "signingCertificates";

@@ -30,6 +30,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
+    damage,
     journal::{Answered, Journal, Message, Party},
     model::step::ServiceName,
     weather::Weather,
@@ -150,7 +151,8 @@ impl Keeper {
         };
         let open = journal.open();
         let (head, body) = request.into_parts();
-        let body = Limited::new(body, LARGEST_BODY)
+        let place = (host.as_str(), hgs.as_str(), service);
+        let mut body = Limited::new(body, LARGEST_BODY)
             .collect()
             .await
             .map_err(|_| Hung)?
@@ -176,6 +178,19 @@ impl Keeper {
             keep(message);
             return Err(Hung);
         }
+        tokio::time::sleep(weather.delay(host, hgs, service)).await;
+        let seen = || journal.requests(host, hgs, service);
+        let done = weather.damage(place, |damage| match damage::of_request(damage, &body, seen) {
+            Some(changed) => {
+                body = changed.into();
+                true
+            }
+            None => false,
+        });
+        if !done.is_empty() {
+            message.remark = Some(format!("changed on its way: {done:?}"));
+            message.request = body.to_vec();
+        }
         let target = targets.of(service).ok_or(Hung)?;
         let answer = self
             .http
@@ -191,11 +206,21 @@ impl Keeper {
             }
             Err(error) => Err(error),
         };
-        let Ok((status, headers, body)) = answer else {
+        let Ok((status, headers, mut body)) = answer else {
             message.remark = Some("the service did not answer".to_owned());
             keep(message);
             return Err(Hung);
         };
+        let done = weather.damage(place, |damage| match damage::of_answer(damage, &body) {
+            Some(changed) => {
+                body = changed.into();
+                true
+            }
+            None => false,
+        });
+        if !done.is_empty() {
+            message.remark = Some(format!("the answer was changed on its way: {done:?}"));
+        }
         message.answer = Some(Answered {
             status: status.as_u16(),
             body: body.to_vec(),

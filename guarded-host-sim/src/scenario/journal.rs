@@ -127,6 +127,19 @@ impl Journal {
         messages.push(message);
     }
 
+    /// The bodies of what `host` sent to this service so far, oldest first.
+    pub fn requests(&self, host: &str, hgs: &str, service: ServiceName) -> Vec<Vec<u8>> {
+        let messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let party = Party::Service {
+            hgs: hgs.to_owned(),
+            service,
+        };
+        let mine = messages
+            .iter()
+            .filter(|message| message.from == host && message.to == party);
+        mine.map(|message| message.request.clone()).collect()
+    }
+
     /// Everything so far, by the time of the request.
     pub fn messages(&self) -> Vec<Message> {
         let mut messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -29,7 +29,8 @@ pub fn judge(expect: Option<&Expect>, came: &Came) -> Vec<Mismatch> {
     let mut differ = |field, expected: String, came: String| {
         found.push(Mismatch { field, expected, came });
     };
-    if expect.outcome() != came.outcome() {
+    // What is wrong with several steps at once is told part by part.
+    if came.parts.is_empty() && expect.outcome() != came.outcome() {
         let told = |done| if done { "done" } else { "refused" };
         let expected = told(expect.outcome() == super::model::expect::Outcome::Done);
         differ(
@@ -88,6 +89,17 @@ pub fn judge(expect: Option<&Expect>, came: &Came) -> Vec<Mismatch> {
             or_nothing(&came.offline_starts_left),
         );
     }
+    if let Some(state) = &expect.vm_state {
+        let expected = format!("{:?}", **state);
+        if came.vm_state.as_deref() != Some(expected.as_str()) {
+            differ("vm_state", expected, or_nothing(&came.vm_state));
+        }
+    }
+    if let Some(owner) = &expect.owner
+        && came.owner.as_deref() != Some(owner.as_str())
+    {
+        differ("owner", owner.to_string(), or_nothing(&came.owner));
+    }
     if let Some(left) = &expect.certificate_left {
         let seconds = came.certificate_left.and_then(|seconds| u64::try_from(seconds).ok());
         match seconds.map(Duration::from_secs) {
@@ -109,6 +121,15 @@ pub fn judge(expect: Option<&Expect>, came: &Came) -> Vec<Mismatch> {
                 format!("{} recorded {}", event.service, said(event)),
                 list(&recorded),
             );
+        }
+    }
+    for part in &came.parts {
+        for mismatch in &part.mismatches {
+            found.push(Mismatch {
+                field: mismatch.field,
+                expected: format!("{} ({})", mismatch.expected, part.title),
+                came: mismatch.came.clone(),
+            });
         }
     }
     found

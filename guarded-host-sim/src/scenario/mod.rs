@@ -10,6 +10,7 @@ pub mod came;
 mod check;
 pub mod command;
 pub mod coverage;
+pub mod damage;
 pub mod decode;
 pub mod door;
 pub mod journal;

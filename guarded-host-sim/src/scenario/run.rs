@@ -96,7 +96,7 @@ pub async fn run(file: ScenarioFile, running: &Running, progress: impl Fn(usize,
             // What setting up left in the records belongs to no step.
             news(&world).await;
             for (number, step) in file.scenario.step.iter().enumerate() {
-                let title = step.name.clone().unwrap_or_else(|| step.action.title());
+                let title = step.title();
                 progress(number, &title);
                 let report = match &verdict {
                     Verdict::Passed => take(&world, number, step, title, running.virtual_time).await,

@@ -440,7 +440,7 @@ const MEMORY: &str = "memory.bin";
 
 /// Whoever `folder` belongs to must be able to change what root has put below it; only root may find another
 /// there.
-fn give_to_owner_of(folder: &Path, path: &Path) -> Result<(), VolumeError> {
+pub(crate) fn give_to_owner_of(folder: &Path, path: &Path) -> Result<(), VolumeError> {
     let owner = fs::metadata(folder).map_err(io_error("look at", folder))?.uid();
     if rustix::process::geteuid().is_root() && owner != 0 {
         crate::machine::user::give_tree(path, owner).map_err(io_error("give away", path))?;

@@ -49,7 +49,9 @@ fn the_suite_passes_in_process_with_virtual_time() {
         .map(|one| &one["name"])
         .collect();
     assert!(unsure.is_empty(), "{unsure:?}");
+    assert!(scenarios.len() >= 40, "{} scenarios", scenarios.len());
     assert!(scenarios.iter().all(|one| !one["steps"].as_array().unwrap().is_empty()));
+    reaches_everything(&report);
     let messages = scenarios.iter().map(|one| one["messages"].as_array().unwrap().len());
     assert!(
         messages.sum::<usize>() > scenarios.len(),
@@ -57,6 +59,20 @@ fn the_suite_passes_in_process_with_virtual_time() {
     );
     is_junit(Path::new(&junit), scenarios);
     pages::are_good(Path::new(&html), &report);
+}
+
+/// Every reply of MS-HGSA, every error code of MS-KPS, every status and substatus; but for those that nothing can reach,
+/// each with its reason.
+fn reaches_everything(report: &Value) {
+    let items = report["coverage"].as_array().unwrap().iter();
+    let items = items.flat_map(|group| group["items"].as_array().unwrap());
+    let (reached, not): (Vec<_>, Vec<_>) = items.partition(|item| item["count"].as_u64().unwrap() > 0);
+    assert!(reached.len() > 60, "{}", reached.len());
+    let not: Vec<_> = not
+        .iter()
+        .map(|item| (item["name"].as_str().unwrap(), item["excuse"].is_string()))
+        .collect();
+    assert_eq!(not, [("ADRequest", true), ("InternalException", true)]);
 }
 
 /// The document as a reader of JUnit understands it, and as its schema allows.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    step::ServiceName,
+    arguments::ServiceName,
     value::{At, Length},
 };
 
@@ -44,6 +44,12 @@ pub struct Expect {
     /// How often the host may start the VM without contact from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offline_starts_left: Option<At<u32>>,
+    /// What the VM is doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm_state: Option<At<VmStateName>>,
+    /// The host that owns the VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<At<String>>,
     /// How long the health certificate is still valid, by the host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_left: Option<At<Between>>,
@@ -77,6 +83,17 @@ pub enum Status {
     UnauthorizedHost,
     TpmError,
     InsecureHostConfiguration,
+}
+
+/// What a VM is doing, as its host shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "the names are the product's")]
+pub enum VmStateName {
+    Off,
+    Saved,
+    Running,
+    Changing,
+    OnAnotherHost,
 }
 
 /// A range of time; a bound that is absent does not bind.
@@ -118,6 +135,8 @@ pub enum Yield {
     Says,
     Offline,
     OfflineStartsLeft,
+    VmState,
+    Owner,
     CertificateLeft,
     Takes,
     Events,
@@ -137,6 +156,8 @@ impl Yield {
             Yield::Says => "says",
             Yield::Offline => "offline",
             Yield::OfflineStartsLeft => "offline_starts_left",
+            Yield::VmState => "vm_state",
+            Yield::Owner => "owner",
             Yield::CertificateLeft => "certificate_left",
             Yield::Takes => "takes",
             Yield::Events => "events",
@@ -161,6 +182,8 @@ impl Expect {
             of(Yield::Says, &self.says),
             of(Yield::Offline, &self.offline),
             of(Yield::OfflineStartsLeft, &self.offline_starts_left),
+            of(Yield::VmState, &self.vm_state),
+            of(Yield::Owner, &self.owner),
             of(Yield::CertificateLeft, &self.certificate_left),
             of(Yield::Takes, &self.takes),
             of(Yield::Events, &self.events),

@@ -1,15 +1,20 @@
 //! What a scenario file says. The types are the schema: `guarded-host-sim run --schema` prints what
 //! they accept, and a test holds `scenarios/schema.json` against it. Nothing is carried out here.
 
+pub mod arguments;
 pub mod dials;
+mod entry;
 pub mod expect;
 pub mod step;
+mod title;
 pub mod value;
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::vm::security::Kind;
 
 pub use self::{
     dials::DialChanges,
@@ -52,6 +57,11 @@ pub struct Scenario {
 pub struct FabricPlan {
     /// Hosts speak HTTPS with their HGS.
     pub https: bool,
+    /// The name in the HGS's HTTPS certificate, where it is not the HGS's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https_certificate_name: Option<String>,
+    /// Hosts were given another root certificate than that of the HGS.
+    pub https_root_missing: bool,
 }
 
 /// A Host Guardian Service: attestation and key protection behind one name, `http://NAME.bastion.local`.
@@ -135,6 +145,9 @@ pub struct HostPlan {
     /// The version of the attestation protocol that it speaks.
     #[serde(default)]
     pub protocol: Protocol,
+    /// The volume with its VMs' files; hosts that name the same one share it.
+    #[serde(default = "first_volume")]
+    pub volume: String,
     /// It is of before Windows version 1803: no console of shielded VMs.
     #[serde(default)]
     pub before_1803: bool,
@@ -171,7 +184,7 @@ impl Protocol {
 pub struct VmPlan {
     /// Its name: a-z, 0-9 and `-`.
     pub name: At<String>,
-    /// The host that owns it at first.
+    /// The host that owns it at first. On a host in local mode the VM is that host's own.
     pub host: At<String>,
     /// Its kind.
     #[serde(default)]
@@ -193,6 +206,16 @@ pub enum VmKind {
     Shielded,
     /// Encrypted at rest and on the way; the fabric's administrators are trusted.
     EncryptionSupported,
+}
+
+impl VmKind {
+    /// As a VM's sealed state has it.
+    pub fn as_security(self) -> Kind {
+        match self {
+            VmKind::Shielded => Kind::Shielded,
+            VmKind::EncryptionSupported => Kind::EncryptionSupported,
+        }
+    }
 }
 
 impl Scenario {
@@ -219,6 +242,10 @@ impl HgsPlan {
             ca_certificates: false,
         }
     }
+}
+
+fn first_volume() -> String {
+    "volume".to_owned()
 }
 
 fn yes() -> bool {

@@ -23,13 +23,17 @@ use crate::{
         service::{Choices, Extras, Service, Tls},
     },
     owner::Owner,
-    scenario::model::{HgsPlan, Mode, step::ServiceName},
+    scenario::model::{
+        HgsPlan, Mode,
+        step::{PolicyVersion, ServiceName},
+    },
 };
 
 /// A running HGS.
 pub struct HgsHere {
-    plan: HgsPlan,
-    hgs: Arc<RwLock<Hgs>>,
+    pub(super) plan: HgsPlan,
+    pub(super) folder: PathBuf,
+    pub(super) hgs: Arc<RwLock<Hgs>>,
     /// Seconds by which the lab has moved each service's clock: attestation, key protection.
     ahead: [AtomicU64; 2],
     mode: Mutex<Mode>,
@@ -65,6 +69,7 @@ struct Row {
 impl HgsHere {
     /// Starts both services below `folder`.
     pub(super) async fn start(plan: &HgsPlan, folder: PathBuf, way: Way, tls: Option<&Tls>) -> anyhow::Result<HgsHere> {
+        let place = folder.clone();
         let choices = Choices {
             health_certificate_minutes: plan.health_certificate_minutes,
             requests_per_minute_per_key: plan.requests_per_minute_per_key,
@@ -80,6 +85,7 @@ impl HgsHere {
         let hgs = hgs.with_context(|| format!("the HGS {} does not start", plan.name))?;
         Ok(HgsHere {
             plan: plan.clone(),
+            folder: place,
             hgs: Arc::new(RwLock::new(hgs)),
             ahead: Default::default(),
             mode: Mutex::new(Mode::Tpm),
@@ -146,13 +152,27 @@ impl HgsHere {
         hgs.attestation.admin_post(&path, &json!({})).await.map(|_| ())
     }
 
-    /// Add-HgsAttestationTpmHost or -HostKey, as the mode in force asks.
-    pub(in crate::scenario) async fn register_host(&self, host: &HostHere) -> anyhow::Result<()> {
+    /// Add-HgsAttestationTpmHost or -HostKey, as the mode in force asks. A host that shows no certificate is
+    /// registered by its bare endorsement key.
+    pub(in crate::scenario) async fn register_host(
+        &self,
+        host: &HostHere,
+        version: Option<PolicyVersion>,
+        force: bool,
+    ) -> anyhow::Result<()> {
         let mode = *self.mode.lock().await;
         let hgs = self.hgs.read().await;
         let agent = host.agent().await?;
         match mode {
-            Mode::Tpm => hgs.register_host(host.name(), &agent.artefact("ek.cer").await?).await,
+            Mode::Tpm => {
+                let (field, key) = match agent.artefact("ek.cer").await {
+                    Ok(certificate) => ("ek_certificate", certificate),
+                    Err(_) => ("ek_public", host.endorsement_key()?),
+                };
+                let mut body = json!({ "name": host.name(), "force": force, field: STANDARD.encode(key) });
+                with_version(&mut body, version);
+                hgs.attestation.admin_post("tpm-hosts", &body).await.map(|_| ())
+            }
             Mode::HostKey => {
                 let key = STANDARD.encode(agent.artefact("host-key.pub").await?);
                 let body = json!({ "name": host.name(), "content": key });
@@ -171,25 +191,23 @@ impl HgsHere {
         hgs.attestation.admin_delete(&format!("{kind}/{name}")).await
     }
 
-    /// Add-HgsAttestationTpmPolicy.
-    pub(in crate::scenario) async fn register_baseline(&self, host: &HostHere, name: &str) -> anyhow::Result<()> {
-        self.register_file(host, "boot.log", "tpm-baselines", name).await
-    }
-
-    /// Add-HgsAttestationCIPolicy.
-    pub(in crate::scenario) async fn register_ci_policy(&self, host: &HostHere, name: &str) -> anyhow::Result<()> {
-        self.register_file(host, "SIPolicy.p7b", "ci-policies", name).await
-    }
-
-    async fn register_file(&self, host: &HostHere, artefact: &str, to: &str, name: &str) -> anyhow::Result<()> {
+    /// Add-HgsAttestationTpmPolicy (`boot.log` to `tpm-baselines`), Add-HgsAttestationCIPolicy.
+    pub(in crate::scenario) async fn register_file(
+        &self,
+        host: &HostHere,
+        artefact: &str,
+        to: &str,
+        name: &str,
+        version: Option<PolicyVersion>,
+    ) -> anyhow::Result<()> {
         let content = host.agent().await?.artefact(artefact).await?;
-        let body = json!({ "name": name, "content": STANDARD.encode(content) });
-        let hgs = self.hgs.read().await;
-        hgs.attestation.admin_post(to, &body).await.map(|_| ())
+        let mut body = json!({ "name": name, "content": STANDARD.encode(content) });
+        with_version(&mut body, version);
+        self.post(ServiceName::Attestation, to, &body).await
     }
 
     /// The guardian in its metadata.
-    pub(super) async fn guardian(&self) -> anyhow::Result<Guardian> {
+    pub(in crate::scenario) async fn guardian(&self) -> anyhow::Result<Guardian> {
         let metadata = self.hgs.read().await.metadata().await?;
         Ok(Owner::import_guardian(&metadata, self.name())?.guardian)
     }
@@ -226,7 +244,7 @@ impl HgsHere {
         Ok(())
     }
 
-    fn ahead_of(&self, service: ServiceName) -> &AtomicU64 {
+    pub(super) fn ahead_of(&self, service: ServiceName) -> &AtomicU64 {
         let [attestation, key_protection] = &self.ahead;
         match service {
             ServiceName::Attestation => attestation,
@@ -275,6 +293,12 @@ impl Recorded {
     /// Whether somebody asked for something and got an answer, rather than that an administrator changed something.
     pub fn is_decision(&self) -> bool {
         matches!(self.kind.as_str(), "attestation" | "key-release")
+    }
+}
+
+fn with_version(body: &mut Value, version: Option<PolicyVersion>) {
+    if let (Some(body), Some(version)) = (body.as_object_mut(), version) {
+        body.insert("policy_version".to_owned(), json!(version));
     }
 }
 

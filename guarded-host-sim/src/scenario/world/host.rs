@@ -3,20 +3,25 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use anyhow::Context;
 use hgs_service::lab_clock;
-use tokio::sync::Mutex;
+use tokio::{net::TcpStream, sync::Mutex};
+use x509_cert::{
+    Certificate,
+    der::{Decode, Encode},
+};
 
 use super::{address_of, blocking};
 use crate::{
     client::NameTable,
+    commit_point,
     fabric::host::{AgentLink, HostPlan as Start, SimHost},
     machine::dials::Dials,
     scenario::{
@@ -24,6 +29,7 @@ use crate::{
         model::{DialChanges, HostPlan, NO_HGS},
         pool::TpmPool,
     },
+    swtpm,
 };
 
 /// A host.
@@ -33,6 +39,8 @@ pub struct HostHere {
     pub(in crate::scenario) hgs: Option<String>,
     parts: Parts,
     https: bool,
+    /// Whether a commit point is to cut its power.
+    armed: AtomicBool,
     /// None while its power is off.
     sim: Mutex<Option<SimHost>>,
     dials: Mutex<Dials>,
@@ -64,6 +72,7 @@ impl HostHere {
         let host = HostHere {
             hgs,
             https: parts.root_certificate.is_some(),
+            armed: AtomicBool::new(false),
             sim: Mutex::new(None),
             dials: Mutex::new(dials),
             ahead: AtomicU64::new(0),
@@ -77,7 +86,7 @@ impl HostHere {
             parts.pool.put(parts.number, &tpm)
         })
         .await?;
-        host.power_on().await?;
+        host.power_on(None).await?;
         Ok(host)
     }
 
@@ -95,9 +104,31 @@ impl HostHere {
         Ok(sim.agent())
     }
 
-    /// Whether its power is on.
+    /// Whether its power is on. A host that has lost its power at a commit point is off from then on.
     pub(in crate::scenario) async fn is_on(&self) -> bool {
-        self.sim.lock().await.is_some()
+        let mut sim = self.sim.lock().await;
+        let mut crashed = sim.as_mut().is_some_and(|host| host.ended().is_some());
+        // A commit point ends one of its processes; the others follow a moment later.
+        if let Some(host) = sim.as_ref().filter(|_| self.armed.load(Ordering::SeqCst)) {
+            let address = host.agent_url.trim_start_matches("http://");
+            crashed |= TcpStream::connect(address).await.is_err();
+        }
+        if crashed && let Some(mut host) = sim.take() {
+            let _ = blocking(move || host.kill()).await;
+        }
+        sim.is_some()
+    }
+
+    /// The volume of its VMs.
+    pub(in crate::scenario) fn volume(&self) -> &Path {
+        &self.parts.volume
+    }
+
+    /// Its endorsement key, SubjectPublicKeyInfo, as its administrator captures it where the TPM has no certificate.
+    pub(super) fn endorsement_key(&self) -> anyhow::Result<Vec<u8>> {
+        let certificate = swtpm::ek_certificate(&self.parts.folder.join("tpm"))?;
+        let certificate = Certificate::from_der(&certificate)?;
+        Ok(certificate.tbs_certificate.subject_public_key_info.to_der()?)
     }
 
     /// Where another host's agent reaches this one's.
@@ -134,12 +165,12 @@ impl HostHere {
         }
     }
 
-    /// Boots; a host that runs stays as it is.
-    pub(in crate::scenario) async fn power_on(&self) -> anyhow::Result<()> {
-        let mut sim = self.sim.lock().await;
-        if sim.is_some() {
+    /// Boots; a host that runs stays as it is. `crash_at` names the commit point at which its power is cut.
+    pub(in crate::scenario) async fn power_on(&self, crash_at: Option<&str>) -> anyhow::Result<()> {
+        if self.is_on().await {
             return Ok(());
         }
+        let mut sim = self.sim.lock().await;
         let agent = self.agent_arguments()?;
         let parts = self.parts.clone();
         let dials = parts.folder.join("dials.json");
@@ -148,6 +179,10 @@ impl HostHere {
         if self.plan.before_1803 {
             arguments.push("--before-1803".to_owned());
         }
+        let environment: Vec<_> = crash_at
+            .map(|point| (commit_point::VARIABLE.to_owned(), point.to_owned()))
+            .into_iter()
+            .collect();
         let name = self.name().to_owned();
         let started = blocking(move || {
             SimHost::start(&Start {
@@ -157,7 +192,7 @@ impl HostHere {
                 volume: &parts.volume,
                 host: &arguments,
                 agent: &agent,
-                environment: &Vec::new(),
+                environment: &environment,
             })
         });
         let started = started
@@ -165,6 +200,7 @@ impl HostHere {
             .with_context(|| format!("{} does not start", self.name()))?;
         *sim = Some(started);
         drop(sim);
+        self.armed.store(crash_at.is_some(), Ordering::SeqCst);
         self.set_clock().await
     }
 

@@ -1,6 +1,7 @@
 //! A running fabric of one scenario: its HGSs, hosts, VMs, the network between them, and their clocks.
 //! Starts and administers; what a step means is `act`'s.
 
+mod administer;
 mod hgs;
 mod host;
 mod vm;
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     fabric::{service::Tls, tls},
-    machine::user::let_others_pass,
+    machine::user::{AGENT_USER, AgentUser, let_others_pass},
     owner::Owner,
     swtpm::short_private_dir,
     vm::volume::Volume,
@@ -62,11 +63,13 @@ pub struct World {
     pub(super) hosts: BTreeMap<String, HostHere>,
     pub(super) hgs: BTreeMap<String, HgsHere>,
     pub(super) vms: BTreeMap<String, VmHere>,
-    pub(super) volume: Volume,
     pub(super) journal: Journal,
     pub(super) weather: Weather,
     /// The HGS that is meant when none is named.
     pub(super) first: String,
+    /// How its parts run.
+    pub(super) way: Way,
+    root: PathBuf,
     /// Last, so that everything in it has ended.
     _folder: Folder,
 }
@@ -94,13 +97,18 @@ impl World {
         let tls = match scenario.fabric.https {
             true => Some(tls::issue(
                 &root.join("tls"),
-                &names.iter().map(String::as_str).collect::<Vec<_>>(),
+                &match &scenario.fabric.https_certificate_name {
+                    Some(name) => vec![name.as_str()],
+                    None => names.iter().map(String::as_str).collect::<Vec<_>>(),
+                },
             )?),
             false => None,
         };
-        let volume_path = root.join("volume");
-        fs::create_dir_all(&volume_path)?;
-        let volume = Volume::open(&volume_path)?;
+        // The root that hosts are given; with a missing one they have somebody else's.
+        let host_root = match (&tls, scenario.fabric.https_root_missing) {
+            (Some(_), true) => Some(tls::issue(&root.join("other-tls"), &["elsewhere"])?.root),
+            (tls, _) => tls.as_ref().map(|tls| tls.root.clone()),
+        };
 
         let targets: BTreeMap<String, Arc<Targets>> = plans
             .iter()
@@ -124,12 +132,15 @@ impl World {
             }
         }
 
+        for host in &scenario.host {
+            fs::create_dir_all(root.join("volumes").join(&host.volume))?;
+        }
         let starting = Starting {
             root: &root,
             way,
             tls: tls.as_ref(),
             pool: &pool,
-            volume: &volume_path,
+            host_root,
             first: &first,
         };
         let keys = tokio::task::spawn_blocking(|| {
@@ -144,10 +155,11 @@ impl World {
             hosts,
             hgs,
             vms: BTreeMap::new(),
-            volume,
             journal,
             weather,
             first,
+            way,
+            root: root.clone(),
             _folder: folder,
         };
         world.register(scenario, &pool).await?;
@@ -166,10 +178,12 @@ impl World {
                 if host.hgs.as_deref() != Some(hgs.name()) {
                     continue;
                 }
-                hgs.register_host(host).await?;
+                hgs.register_host(host, None, false).await?;
                 if !reference {
-                    hgs.register_baseline(host, MODEL).await?;
-                    hgs.register_ci_policy(host, MODEL).await?;
+                    hgs.register_file(host, "boot.log", "tpm-baselines", MODEL, None)
+                        .await?;
+                    hgs.register_file(host, "SIPolicy.p7b", "ci-policies", MODEL, None)
+                        .await?;
                     reference = true;
                 }
             }
@@ -199,16 +213,32 @@ impl World {
         })
         .await?;
         let owner = Arc::new(owner);
+        let backups = root.join("backups");
         for plan in &scenario.vm {
+            let host = self.host(&plan.host)?;
+            if host.hgs.is_none() {
+                let vm = VmHere::make_local(plan, host, backups.clone()).await?;
+                self.vms.insert(plan.name.to_string(), vm);
+                continue;
+            }
+            let volume = Volume::open(host.volume())?;
             let named: Vec<String> = match plan.guardians.is_empty() {
                 true => vec![self.host(&plan.host)?.hgs.clone().unwrap_or_else(|| self.first.clone())],
                 false => plan.guardians.iter().map(ToString::to_string).collect(),
             };
             let trusted = named.iter().filter_map(|name| guardians.get(name).cloned()).collect();
-            let vm = VmHere::make(plan.clone(), owner.clone(), trusted, self.volume.clone()).await?;
+            let vm = VmHere::make(plan.clone(), owner.clone(), trusted, volume, backups.clone()).await?;
             self.vms.insert(plan.name.to_string(), vm);
         }
         Ok(self)
+    }
+
+    /// A folder through which hosts exchange files: each of their agents reads and writes there.
+    pub(super) fn exchange(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.root.join("exchange");
+        fs::create_dir_all(&folder)?;
+        AgentUser::choose(AGENT_USER).give(&folder)?;
+        Ok(folder)
     }
 
     /// The host `name`.
@@ -234,7 +264,7 @@ struct Starting<'a> {
     way: Way,
     tls: Option<&'a Tls>,
     pool: &'a Arc<TpmPool>,
-    volume: &'a Path,
+    host_root: Option<PathBuf>,
     first: &'a str,
 }
 
@@ -268,9 +298,9 @@ async fn start_hosts(
             folder: starting.root.join("hosts").join(plan.name.as_str()),
             pool: starting.pool.clone(),
             number,
-            volume: starting.volume.to_path_buf(),
+            volume: starting.root.join("volumes").join(&plan.volume),
             first: starting.first.to_owned(),
-            root_certificate: starting.tls.map(|tls| tls.root.clone()),
+            root_certificate: starting.host_root.clone(),
         };
         tasks.push(tokio::spawn(HostHere::start(plan.clone(), parts, doors)));
     }

@@ -11,11 +11,11 @@ pub(super) fn page(groups: &[Group]) -> Result<String, std::fmt::Error> {
     let items = || groups.iter().flat_map(|group| &group.items);
     let missed = items().filter(|item| item.is_missed()).count();
     let reached = items().filter(|item| item.count > 0).count();
-    let not_built = items().filter(|item| item.not_built.is_some()).count();
+    let excused = items().filter(|item| item.excuse.is_some()).count();
     write!(
         body,
         "<p class=\"counts\"><span class=\"verdict reached\">{reached} reached</span> <span class=\"verdict \
-         missed\">{missed} missed</span> <span class=\"verdict not-built\">{not_built} not built</span></p>"
+         missed\">{missed} missed</span> <span class=\"verdict not-built\">{excused} out of reach</span></p>"
     )?;
     for group in groups {
         write!(
@@ -32,8 +32,8 @@ pub(super) fn page(groups: &[Group]) -> Result<String, std::fmt::Error> {
 }
 
 fn row(body: &mut String, item: &Item) -> std::fmt::Result {
-    let reached = match (item.count, item.not_built) {
-        (0, Some(why)) => format!("<span class=\"verdict not-built\">not built</span> {}", escape(why)),
+    let reached = match (item.count, item.excuse) {
+        (0, Some(why)) => format!("<span class=\"verdict not-built\">out of reach</span> {}", escape(why)),
         (0, None) => "<span class=\"verdict missed\">missed</span>".to_owned(),
         (count, _) => format!("<span class=\"verdict reached\">{count} times</span>"),
     };

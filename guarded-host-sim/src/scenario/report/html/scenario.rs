@@ -72,6 +72,7 @@ fn one(body: &mut String, report: &Report, number: usize, step: &StepReport) -> 
         write!(body, "</div>")?;
     }
     comparison(body, step)?;
+    parts(body, step)?;
     if let Some(came) = &step.came {
         let told: Vec<PolicyVerdict> = came.events.iter().flat_map(verdicts).collect();
         policies(body, &told)?;
@@ -174,6 +175,21 @@ fn comparison(body: &mut String, step: &StepReport) -> std::fmt::Result {
     write!(body, "</tbody></table>")
 }
 
+/// Several steps at once.
+fn parts(body: &mut String, step: &StepReport) -> std::fmt::Result {
+    for part in step.came.iter().flat_map(|came| &came.parts) {
+        let word = if part.mismatches.is_empty() { "passed" } else { "failed" };
+        write!(
+            body,
+            "<div>{} {}: {}</div>",
+            verdict(word),
+            escape(&part.title),
+            escape(&part.text)
+        )?;
+    }
+    Ok(())
+}
+
 fn policies(body: &mut String, told: &[PolicyVerdict]) -> std::fmt::Result {
     if told.is_empty() {
         return Ok(());
@@ -208,7 +224,7 @@ fn policies(body: &mut String, told: &[PolicyVerdict]) -> std::fmt::Result {
     write!(body, "</tbody></table></div></details>")
 }
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 12] = [
     "status",
     "substatus",
     "failed_policies",
@@ -217,6 +233,8 @@ const FIELDS: [&str; 10] = [
     "http",
     "offline",
     "offline_starts_left",
+    "vm_state",
+    "owner",
     "certificate_left",
     "takes",
 ];
