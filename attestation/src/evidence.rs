@@ -211,9 +211,9 @@ pub(crate) fn host_status(outcome: &Result<Reply, Refusal>) -> Value {
         "status": status,
         "code": status.code(),
         "substatus": substatus.text(),
-        "bits": substatus.bits,
+        "bits": substatus.bits(),
         // Only 1, 2 and 4 are the product's numbers; the rest are this project's.
-        "documented_bits": substatus.bits & 7,
+        "documented_bits": substatus.bits() & 7,
         "remedy": status.remedy(),
     })
 }

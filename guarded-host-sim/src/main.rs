@@ -38,6 +38,8 @@ enum Part {
     Shell(shell::ShellArgs),
     /// VMs: run, save, move and look at them on a host, and change them as their owner.
     Vm(vm::command::VmArgs),
+    /// A host's client configuration: show, set, test.
+    Client(agent::command::ClientArgs),
     /// Checks, from the ledgers of several hosts' VBS stores, that no VM ran on two of them at once.
     Ledger(ledger::command::LedgerArgs),
     /// Lets many light hosts, in this one process, attest and keep their certificates, and measures it.
@@ -80,6 +82,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let good = load::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Part::Client(args) => return agent::command::run(&args),
         Part::Vm(args) => vm::command::run(&args)?,
         Part::Guardian(args) => return guardian_command::run(args),
         Part::Protector(args) => return protector_command::run(args),

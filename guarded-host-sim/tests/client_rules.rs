@@ -16,7 +16,7 @@ use std::{
 
 use clap::Parser;
 use guarded_host_sim::{
-    agent::{Agent, AgentArgs, AttestationStatus},
+    agent::{Agent, AgentArgs, AttestationStatus, configuration::Server},
     machine::relay::{Gate, SharedTpm, offer},
     store::protocol::StoreReply,
     swtpm::{Swtpm, TpmMaker, short_private_dir},
@@ -248,27 +248,37 @@ async fn a_certificate_is_kept_renewed_and_dropped_as_the_service_says() {
     }) else {
         return;
     };
-    let first = stage.agent.health_certificate(false).await.unwrap();
-    assert_eq!(stage.agent.health_certificate(false).await.unwrap(), first);
+    let first = stage.agent.health_certificate(Server::Primary, false).await.unwrap();
+    assert_eq!(
+        stage.agent.health_certificate(Server::Primary, false).await.unwrap(),
+        first
+    );
     assert_eq!(stage.paths().len(), 1, "the certificate at hand is used");
 
     // From two thirds of its life on it is renewed; an error reply takes it away.
     stage.clock.advance(Duration::from_secs(6 * 3600));
-    let refused = stage.agent.health_certificate(false).await.unwrap_err();
+    let refused = stage
+        .agent
+        .health_certificate(Server::Primary, false)
+        .await
+        .unwrap_err();
     assert_eq!(refused.error.as_deref(), Some("TcgLogValidationErrorReply"));
-    assert_eq!(refused.substatus.names, ["TcgLogVerification"]);
+    assert_eq!(refused.substatus.text(), "TcgLogVerification");
     assert_eq!(stage.paths().len(), 2);
 
-    let second = stage.agent.health_certificate(false).await.unwrap();
+    let second = stage.agent.health_certificate(Server::Primary, false).await.unwrap();
     assert_ne!(second, first);
 
     // The service is gone: nothing was said about this host, so the certificate serves its time.
     assert!(
-        stage.agent.health_certificate(true).await.is_err(),
+        stage.agent.health_certificate(Server::Primary, true).await.is_err(),
         "a fresh one cannot be had"
     );
-    assert_eq!(stage.agent.health_certificate(false).await.unwrap(), second);
+    assert_eq!(
+        stage.agent.health_certificate(Server::Primary, false).await.unwrap(),
+        second
+    );
     stage.clock.advance(Duration::from_secs(3 * 3600));
-    assert_eq!(stage.agent.outcome().await.status, AttestationStatus::Expired);
-    assert!(stage.agent.health_certificate(false).await.is_err());
+    assert_eq!(stage.agent.outcome().status, AttestationStatus::Expired);
+    assert!(stage.agent.health_certificate(Server::Primary, false).await.is_err());
 }

@@ -99,7 +99,6 @@ fn nothing_runs_on_when_the_machine_is_killed() {
 #[test]
 fn the_machine_says_which_part_has_died() {
     for (part, message) in [
-        ("swtpm socket", "the TPM of host01 does not answer"),
         (" store --name", "the VBS store of host01 has ended"),
         (" agent --name", "the agent of host01 has ended"),
     ] {
@@ -118,6 +117,36 @@ fn the_machine_says_which_part_has_died() {
         assert!(said.contains(message), "{said}");
         wait_until_nothing_runs(&folder.0);
     }
+}
+
+/// As a real one: what runs goes on, what needs the TPM fails, and a power cycle brings the TPM back.
+#[test]
+fn a_machine_goes_on_without_its_tpm_until_it_is_rebooted() {
+    let Some((folder, mut machine)) = start("a_machine_goes_on_without_its_tpm_until_it_is_rebooted") else {
+        return;
+    };
+    let control = folder.0.join("host01/machine.sock");
+    let mut parts = processes(&folder.0).into_iter();
+    let (id, _) = parts.find(|(_, name)| name.contains("swtpm socket")).unwrap();
+    kill(id);
+    let lost = |remarks: &[String]| remarks.iter().any(|r| r.contains("the TPM of host01 does not answer"));
+    let patience = Instant::now() + Duration::from_secs(10);
+    while !lost(&ask(&control, &Control::Status).unwrap().remarks) {
+        assert!(Instant::now() < patience, "the machine does not notice");
+        std::thread::yield_now();
+    }
+    let all: String = processes(&folder.0).into_iter().map(|(_, name)| name).collect();
+    assert!(all.contains(" store --name") && all.contains(" agent --name"), "{all}");
+    let rebooted = ask(&control, &Control::Reboot { dials: None }).unwrap();
+    assert!(
+        rebooted.ok && rebooted.boots == 2 && !lost(&rebooted.remarks),
+        "{rebooted:?}"
+    );
+    assert!(ask(&control, &Control::Stop).unwrap().ok);
+    assert!(machine.wait().unwrap().success());
+    let mut log = String::new();
+    machine.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(log.matches("new VSM keys").count(), 1, "the keys stay: {log}");
 }
 
 #[test]

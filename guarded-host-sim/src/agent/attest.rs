@@ -78,6 +78,9 @@ pub struct Outcome {
     pub no_contact: bool,
     /// For people.
     pub detail: String,
+    /// The mode of the last attempt, if a service said anything in it.
+    #[serde(default)]
+    pub mode: Option<AttestationMode>,
 }
 
 /// The certificates of a passed attestation.
@@ -116,6 +119,20 @@ impl Outcome {
             error: None,
             no_contact: false,
             detail: format!("health certificate {} is valid until {to}", health.encryption.serial()),
+            mode: None,
+        }
+    }
+
+    /// A certificate at hand that is not valid at `now`. It was issued once, so the host has passed.
+    pub(crate) fn expired(health: &Health, now: UnixTime) -> Outcome {
+        let (from, to) = health.encryption.validity();
+        Outcome {
+            status: AttestationStatus::Expired,
+            detail: format!(
+                "the health certificate {} is valid from {from} to {to}, and this host's clock says {now}",
+                health.encryption.serial()
+            ),
+            ..Outcome::passed(health)
         }
     }
 
@@ -146,7 +163,16 @@ impl Outcome {
             status,
             substatus,
             error: name,
+            mode: None,
         }
+    }
+}
+
+impl AttestError {
+    /// Whether it leaves the host without a certificate: an error reply does (MS-HGSA 3.2.5), and so does a TPM
+    /// that fails. A service that was not reached, or that is not the right one, has said nothing about the host.
+    pub(crate) fn is_verdict(&self) -> bool {
+        matches!(self, AttestError::Refused(..) | AttestError::Tpm(_))
     }
 }
 
@@ -184,20 +210,21 @@ pub(crate) struct Attester<'a, H> {
 
 impl<H: HostSide> Attester<'_, H> {
     /// A whole attestation, beginning in `mode`: change of mode once if the service asks for it, at
-    /// most three attempts, each with a new session id.
-    pub(crate) async fn attest(&self, mut mode: AttestationMode) -> Result<Health, AttestError> {
+    /// most `most` attempts ([`ATTEMPTS`], usually), each with a new session id. Leaves in `mode` which one was
+    /// attempted last.
+    pub(crate) async fn attest(&self, mode: &mut AttestationMode, most: u32) -> Result<Health, AttestError> {
         let mut switched = false;
         let mut attempts = 1;
         loop {
-            let error = match self.attempt(mode).await {
+            let error = match self.attempt(*mode).await {
                 Ok(health) => return Ok(health),
                 Err(error) => error,
             };
             let retry = match &error {
                 AttestError::Refused(ErrorKind::OperationMode(Some(expected)), true)
-                    if !switched && *expected != mode =>
+                    if !switched && *expected != *mode =>
                 {
-                    (mode, switched) = (*expected, true);
+                    (*mode, switched) = (*expected, true);
                     continue;
                 }
                 AttestError::Refused(ErrorKind::Unauthorized | ErrorKind::OperationMode(_), _) => false,
@@ -205,7 +232,7 @@ impl<H: HostSide> Attester<'_, H> {
                 AttestError::Client(ClientError::Unreachable { .. }) => true,
                 _ => false,
             };
-            if !retry || attempts == ATTEMPTS {
+            if !retry || attempts >= most {
                 return Err(error);
             }
             self.host.tries_again(attempts, &error);
@@ -313,13 +340,17 @@ impl<H: HostSide> Attester<'_, H> {
         let url = format!("{}/{version}/{operation}", self.url.trim_end_matches('/'));
         let answer = self
             .client
-            .post(&url, "application/json", request.encode(), LARGEST_REPLY)
+            .post_in_turn(&url, "application/json", request.encode(), LARGEST_REPLY)
             .await?;
         Reply::parse(&answer.body).map_err(|e| {
             let reason = format!("HTTP {} and no protocol reply: {e}", answer.status);
             match answer.status {
                 // Something before the service, or the service on its way down.
                 500.. => ClientError::Unreachable { url, reason }.into(),
+                404 => AttestError::Service(format!(
+                    "{url} answered {reason}; is the configured URL that of an attestation service? It usually ends in \
+                     /Attestation"
+                )),
                 _ => AttestError::Service(format!("{url} answered {reason}")),
             }
         })
@@ -435,6 +466,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         .map_err(|_| AttestError::Host("the agent is ending".to_owned()))
 }
 
-const ATTEMPTS: u32 = 3;
+/// How often an attestation is tried before it has failed.
+pub(crate) const ATTEMPTS: u32 = 3;
 /// Four requests are an exchange; one restart from the first PCR_Read makes two more.
 const TRIPS: usize = 8;

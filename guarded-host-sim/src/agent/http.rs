@@ -4,12 +4,16 @@
 use std::{fs, io::Write, sync::Arc};
 
 use actix_web::{
-    App, HttpResponse, HttpServer, Responder, get, post,
-    web::{Data, Path},
+    App, HttpResponse, HttpResponseBuilder, HttpServer, Responder, get, post, put,
+    web::{Data, Json, Path},
 };
 use serde_json::json;
 
-use super::{Agent, Outcome, attest::host_key};
+use super::{
+    Agent, Choice, TestError,
+    attest::host_key,
+    configuration::{Change, ConfigurationError},
+};
 use crate::store::protocol::{StoreReply, StoreRequest};
 
 /// Serves until the process is killed; prints `ready ADDRESS` when it listens.
@@ -18,12 +22,15 @@ pub(super) async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
     if !listen.ip().is_loopback() && !agent.args.allow_remote {
         anyhow::bail!("the agent's API has no authentication: {listen} is not loopback (--allow-remote permits it)");
     }
-    let data = Data::from(agent);
+    let data = Data::from(agent.clone());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(data.clone())
             .service(attest)
             .service(status)
+            .service(get_configuration)
+            .service(set_configuration)
+            .service(test_configuration)
             .service(artefact)
             .service(store)
             .configure(super::vm::routes)
@@ -34,22 +41,63 @@ pub(super) async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
         println!("ready {address}");
     }
     std::io::stdout().flush()?;
-    server.run().await?;
+    tokio::select! {
+        ended = server.run() => ended?,
+        () = agent.keep_up_forever() => {}
+    }
     Ok(())
 }
 
-/// Test-HgsClientConfiguration: attests, whatever certificate is at hand.
+/// Attests, whatever certificate is at hand.
 #[post("/v1/attest")]
 async fn attest(agent: Data<Agent>) -> impl Responder {
     let outcome = agent.attest().await;
-    HttpResponse::Ok().json(configuration(&agent, &outcome).await)
+    HttpResponse::Ok().json(agent.view(outcome))
 }
 
 /// Get-HgsClientConfiguration without its attempt.
 #[get("/v1/status")]
 async fn status(agent: Data<Agent>) -> impl Responder {
-    let outcome = agent.outcome().await;
-    HttpResponse::Ok().json(configuration(&agent, &outcome).await)
+    let outcome = agent.outcome();
+    HttpResponse::Ok().json(agent.view(outcome))
+}
+
+/// Get-HgsClientConfiguration: attests, unless a certificate is at hand that is not due yet.
+#[get("/v1/client-configuration")]
+async fn get_configuration(agent: Data<Agent>) -> impl Responder {
+    let outcome = agent.attempt().await;
+    HttpResponse::Ok().json(agent.view(outcome))
+}
+
+/// Set-HgsClientConfiguration: keeps the configuration and attests by it.
+#[put("/v1/client-configuration")]
+async fn set_configuration(agent: Data<Agent>, change: Json<Change>) -> impl Responder {
+    match agent.configure(&change).await {
+        Ok(outcome) => HttpResponse::Ok().json(agent.view(outcome)),
+        Err(error @ ConfigurationError::File { .. }) => refusal(HttpResponse::InternalServerError(), &error),
+        Err(error) => refusal(HttpResponse::BadRequest(), &error),
+    }
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Test {
+    #[serde(rename = "use")]
+    choice: Choice,
+}
+
+/// Test-HgsClientConfiguration: attests, whatever certificate is at hand, with one HGS if so asked.
+#[post("/v1/client-configuration/test")]
+async fn test_configuration(agent: Data<Agent>, asked: Json<Test>) -> impl Responder {
+    match agent.test(asked.choice).await {
+        Ok(outcome) => HttpResponse::Ok().json(agent.view(outcome)),
+        Err(error @ TestError::NoFallback) => refusal(HttpResponse::Conflict(), &error),
+        Err(error @ TestError::Unreachable { .. }) => refusal(HttpResponse::BadGateway(), &error),
+    }
+}
+
+fn refusal(mut reply: HttpResponseBuilder, error: &dyn std::error::Error) -> HttpResponse {
+    reply.json(json!({ "error": error.to_string() }))
 }
 
 /// What the host's administrator hands over: `ek.cer`, `boot.log` (the TPM baseline), `SIPolicy.p7b`, `host-key.pub` (SubjectPublicKeyInfo), `health.cer`, `health-signing.cer`.
@@ -60,10 +108,10 @@ async fn artefact(agent: Data<Agent>, name: Path<String>) -> impl Responder {
         file @ ("ek.cer" | "boot.log" | "SIPolicy.p7b") => fs::read(dir.join(file)).ok(),
         "host-key.pub" => host_key(dir).ok().map(|key| key.public().spki_der()),
         "health.cer" => {
-            let state = agent.state.lock().await;
-            state.health.as_ref().map(|h| h.encryption.der().to_vec())
+            let health = agent.snapshot().health;
+            health.map(|health| health.encryption.der().to_vec())
         }
-        "health-signing.cer" => agent.signing_certificate().await,
+        "health-signing.cer" => agent.signing_certificate(),
         _ => None,
     };
     match found {
@@ -81,38 +129,4 @@ async fn store(agent: Data<Agent>) -> impl Responder {
         }
         Ok(description) => HttpResponse::Ok().json(description),
     }
-}
-
-/// The object that Get-HgsClientConfiguration prints, with what it does not show.
-async fn configuration(agent: &Agent, outcome: &Outcome) -> serde_json::Value {
-    let state = agent.state.lock().await;
-    let certificate = state.health.as_ref().map(|health| {
-        let (not_before, not_after) = health.encryption.validity();
-        json!({
-            "serial": health.encryption.serial(),
-            "not_before": not_before.to_string(),
-            "not_after": not_after.to_string(),
-            "seconds_left": not_after.seconds_since(agent.clock.now()),
-        })
-    });
-    let passed = outcome.status == super::AttestationStatus::Passed;
-    let mode = match agent.args.attestation_url {
-        Some(_) => "HostGuardianService",
-        None => "Local",
-    };
-    json!({
-        "host": agent.args.name,
-        "IsHostGuarded": passed,
-        "Mode": mode,
-        "KeyProtectionServerUrl": agent.args.key_protection_url,
-        "AttestationServerUrl": agent.args.attestation_url,
-        "AttestationStatus": outcome.status,
-        "AttestationStatusCode": outcome.status.code(),
-        "AttestationSubstatus": outcome.substatus.text(),
-        "AttestationSubstatusBits": outcome.substatus.bits,
-        "error": outcome.error,
-        "failed_policies": outcome.substatus.failed_policies,
-        "detail": outcome.detail,
-        "certificate": certificate,
-    })
 }

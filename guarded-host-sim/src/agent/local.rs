@@ -14,7 +14,7 @@ use hgs_protocol::{
 };
 use zeroize::Zeroizing;
 
-use super::{Agent, attest::blocking};
+use super::{Agent, attest::blocking, configuration::ClientConfiguration};
 use crate::{
     owner::{
         Owner,
@@ -26,7 +26,7 @@ use crate::{
 impl Agent {
     /// Whether this host is in local mode: no attestation service is configured.
     pub(super) fn is_local(&self) -> bool {
-        self.args.attestation_url.is_none()
+        *self.configuration() == ClientConfiguration::Local
     }
 
     /// Opens and rolls `protector` with the keys of a guardian of this host, for its own VBS store.

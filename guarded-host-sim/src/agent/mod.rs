@@ -3,20 +3,34 @@
 //! adversary, and attack tests speak with its means.
 
 pub(crate) mod attest;
+pub mod command;
+pub mod configuration;
+mod health;
 mod http;
 mod local;
+mod notice;
 mod rtpm;
+pub mod view;
 mod vm;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, RwLock},
+};
 
 pub use attest::{AttestError, Outcome, ProtocolVersion};
+pub use health::{Choice, TestError};
 pub use hgs_protocol::status::{AttestationStatus, Substatus};
-use hgs_protocol::{env::Clock, health::AttestationMode, wire::kps::MAX_RESPONSE};
+use hgs_protocol::{env::Clock, wire::kps::MAX_RESPONSE};
 pub use rtpm::RtpmError;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
-use self::attest::{Attester, Health, blocking};
+use self::{
+    attest::blocking,
+    configuration::{Change, ClientConfiguration, NO_KEY_PROTECTION, Server},
+    health::State,
+};
 use crate::{
     client::{ClientError, LabClient, NameTable},
     store::protocol::{StoreClient, StoreReply, StoreRequest},
@@ -40,11 +54,11 @@ pub struct AgentArgs {
     /// Where the control API listens.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// Base URL of attestation, as Set-HgsClientConfiguration takes it.
+    /// Base URL of attestation, until an administrator sets another. Without it the host is in local mode.
     #[arg(long)]
     pub attestation_url: Option<String>,
-    /// Base URL of key protection.
-    #[arg(long)]
+    /// Base URL of key protection; `http://localhost` where no VM needs keys.
+    #[arg(long, requires = "attestation_url")]
     pub key_protection_url: Option<String>,
     /// Version of the attestation protocol.
     #[arg(long, value_enum, default_value_t)]
@@ -71,15 +85,12 @@ pub struct Agent {
     args: AgentArgs,
     clock: Clock,
     client: LabClient,
+    configuration: RwLock<Arc<ClientConfiguration>>,
     state: Mutex<State>,
+    shown: RwLock<State>,
+    /// Told when the time of the next attempt may be another.
+    changed: Notify,
     vm_locks: vm::VmLocks,
-}
-
-/// What the last attestation left. Held while attesting, so that callers share one attempt.
-#[derive(Default)]
-struct State {
-    health: Option<Health>,
-    outcome: Option<Outcome>,
 }
 
 /// The agent's process.
@@ -87,12 +98,34 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     hgs_service::telemetry::init(hgs_service::telemetry::LogFormat::Text);
     actix_web::rt::System::new().block_on(async move {
         let clock = Clock::system();
-        if let Some(path) = &args.lab_clock {
-            hgs_service::lab_clock::listen(path, clock.clone())?;
+        let lab_clock = args.lab_clock.clone();
+        let agent = Arc::new(Agent::new(args, clock.clone())?);
+        if let Some(path) = &lab_clock {
+            // Whoever moved the clock hears of it when everything that became due is done.
+            let agent = agent.clone();
+            hgs_service::lab_clock::listen_and(path, clock, move || {
+                let agent = agent.clone();
+                async move { agent.keep_up().await }
+            })?;
         }
-        let agent = Arc::new(Agent::new(args, clock)?);
         http::serve(agent).await
     })
+}
+
+impl AgentArgs {
+    /// What the command line configures.
+    fn configuration(&self) -> Result<ClientConfiguration, configuration::ConfigurationError> {
+        let Some(attestation) = &self.attestation_url else {
+            return Ok(ClientConfiguration::Local);
+        };
+        let key_protection = self.key_protection_url.as_deref().unwrap_or(NO_KEY_PROTECTION);
+        let change = Change {
+            attestation_server_url: Some(attestation.clone()),
+            key_protection_server_url: Some(key_protection.to_owned()),
+            ..Change::default()
+        };
+        change.accept()
+    }
 }
 
 impl Agent {
@@ -103,11 +136,18 @@ impl Agent {
             None => NameTable::default(),
         };
         let client = LabClient::new(names, args.root_certificate.as_deref(), clock.clone())?;
+        let configuration = match ClientConfiguration::load(&args.dir)? {
+            Some(kept) => kept,
+            None => args.configuration()?,
+        };
         Ok(Agent {
             args,
             clock,
             client,
+            configuration: RwLock::new(Arc::new(configuration)),
             state: Mutex::default(),
+            shown: RwLock::default(),
+            changed: Notify::new(),
             vm_locks: vm::VmLocks::default(),
         })
     }
@@ -117,47 +157,19 @@ impl Agent {
         &self.args.name
     }
 
-    /// Attests, ignoring the certificate at hand.
-    pub async fn attest(&self) -> Outcome {
-        let mut state = self.state.lock().await;
-        self.attest_into(&mut state).await
-    }
-
-    /// A health certificate, DER: the one at hand, or one of a new attestation when `fresh`, when
-    /// there is none valid, or when two thirds of its life are over. In the last case an attempt
-    /// that reaches no service leaves the old one in use.
-    pub async fn health_certificate(&self, fresh: bool) -> Result<Vec<u8>, Outcome> {
-        let mut state = self.state.lock().await;
-        let now = self.clock.now();
-        let kept = state.health.clone().filter(|h| h.is_valid(now));
-        if let Some(health) = &kept
-            && !fresh
-            && !health.is_due(now)
-        {
-            return Ok(health.encryption.der().to_vec());
-        }
-        let outcome = self.attest_into(&mut state).await;
-        let usable = outcome.status == AttestationStatus::Passed || (kept.is_some() && !fresh);
-        match &state.health {
-            Some(health) if usable => Ok(health.encryption.der().to_vec()),
-            _ => Err(outcome),
-        }
-    }
-
-    /// The certificate for the VSM signing key, if the last attestation brought one.
-    pub async fn signing_certificate(&self) -> Option<Vec<u8>> {
-        self.state.lock().await.health.as_ref()?.signing.clone()
-    }
-
     /// Sends a document to an operation of key protection (`v1.0/RollTransportKey`, say); answers HTTP status and body.
     /// Retries as the protocol says (MS-KPS 3.2.5.1).
-    pub async fn key_protection(&self, operation: &str, document: Vec<u8>) -> Result<(u16, Vec<u8>), ClientError> {
-        let base = self
-            .args
-            .key_protection_url
-            .as_deref()
-            .ok_or(ClientError::NotConfigured("key protection service"))?;
-        let url = format!("{}/{operation}", base.trim_end_matches('/'));
+    pub async fn key_protection(
+        &self,
+        server: Server,
+        operation: &str,
+        document: Vec<u8>,
+    ) -> Result<(u16, Vec<u8>), ClientError> {
+        let configuration = self.configuration();
+        let servers = configuration.servers(server);
+        let servers = servers.ok_or(ClientError::NotConfigured("key protection service"))?;
+        let base = servers.key_protection.as_str().trim_end_matches('/');
+        let url = format!("{base}/{operation}");
         let sent = self
             .client
             .post_with_retries(&url, "application/xml; charset=utf-8", document, MAX_RESPONSE);
@@ -178,68 +190,6 @@ impl Agent {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(e)) => Err(format!("the VBS store of {name} does not answer: {e}")),
             Err(e) => Err(e.to_string()),
-        }
-    }
-
-    /// What the last attestation said; expiry is judged now.
-    pub async fn outcome(&self) -> Outcome {
-        let state = self.state.lock().await;
-        match (&state.outcome, &state.health) {
-            (Some(outcome), Some(health)) if !health.is_valid(self.clock.now()) => Outcome {
-                status: AttestationStatus::Expired,
-                detail: format!("the health certificate {} has expired", health.encryption.serial()),
-                ..outcome.clone()
-            },
-            (Some(outcome), _) => outcome.clone(),
-            (None, _) => self.not_attested(),
-        }
-    }
-
-    async fn attest_at(&self, url: &str) -> Result<Health, AttestError> {
-        let attester = Attester {
-            host: self,
-            client: &self.client,
-            url,
-            protocol: self.args.protocol,
-        };
-        attester.attest(AttestationMode::Tpm).await
-    }
-
-    async fn attest_into(&self, state: &mut State) -> Outcome {
-        let outcome = match &self.args.attestation_url {
-            None => self.not_attested(),
-            Some(url) => match self.attest_at(url).await {
-                Ok(health) => {
-                    let outcome = Outcome::passed(&health);
-                    state.health = Some(health);
-                    outcome
-                }
-                Err(error) => {
-                    // An error reply is a verdict on this host and leaves it without a certificate;
-                    // a service that is not reached has said nothing (MS-HGSA 3.2.5).
-                    if matches!(error, AttestError::Refused(..)) {
-                        state.health = None;
-                    }
-                    Outcome::failed(&error)
-                }
-            },
-        };
-        tracing::info!(host = %self.args.name, status = ?outcome.status, "{}", outcome.detail);
-        state.outcome = Some(outcome.clone());
-        outcome
-    }
-
-    fn not_attested(&self) -> Outcome {
-        let (status, detail) = match self.args.attestation_url {
-            Some(_) => (AttestationStatus::Unknown, "this host has not attested yet"),
-            None => (AttestationStatus::NotConfigured, "no attestation service is configured"),
-        };
-        Outcome {
-            status,
-            substatus: Substatus::default(),
-            error: None,
-            no_contact: false,
-            detail: detail.to_owned(),
         }
     }
 

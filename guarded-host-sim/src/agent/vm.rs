@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::Agent;
+use super::{Agent, configuration::Server};
 use crate::{
     store::protocol::{StoreReply, StoreRequest},
     vm::{
@@ -161,8 +161,12 @@ impl Host for Agent {
         &self.args.name
     }
 
-    async fn health_certificate(&self, fresh: bool) -> Result<Vec<u8>, VmError> {
-        Agent::health_certificate(self, fresh)
+    fn has_fallback(&self) -> bool {
+        self.configuration().servers(Server::Fallback).is_some()
+    }
+
+    async fn health_certificate(&self, server: Server, fresh: bool) -> Result<Vec<u8>, VmError> {
+        Agent::health_certificate(self, server, fresh)
             .await
             .map_err(|outcome| match outcome.no_contact {
                 true => VmError::NoContact(outcome.detail),
@@ -170,15 +174,18 @@ impl Host for Agent {
             })
     }
 
-    async fn roll(&self, request: Vec<u8>) -> Result<Vec<u8>, VmError> {
+    async fn roll(&self, server: Server, request: Vec<u8>) -> Result<Vec<u8>, VmError> {
         // The base URL ends in `/KeyProtection` already.
         let path = ServiceVersion::V2.roll_path();
         let operation = path.split('/').skip(2).collect::<Vec<_>>().join("/");
-        let answer = self.key_protection(&operation, request).await;
+        let answer = self.key_protection(server, &operation, request).await;
         let (status, body) = answer.map_err(|error| match error.is_no_contact() {
             true => VmError::NoContact(error.to_string()),
             false => VmError::Unreachable(error.to_string()),
         })?;
+        if status < 500 {
+            self.key_protection_answered(server).await;
+        }
         if status == 200 {
             return Ok(body);
         }

@@ -167,6 +167,11 @@ impl SimHost {
         }
     }
 
+    /// Moves the clock of the host's agent forward, until its next boot. What became due then is done: a renewal, say.
+    pub async fn advance_clock(&self, seconds: u64) -> anyhow::Result<i64> {
+        hgs_service::lab_clock::advance(&clock(&self.folder), seconds).await
+    }
+
     /// A file of the host's administrator, `health.cer` say, from the agent.
     pub async fn artefact(&self, name: &str) -> anyhow::Result<Vec<u8>> {
         let url = format!("{}/v1/artefacts/{name}", self.agent_url);
@@ -186,6 +191,12 @@ impl SimHost {
     /// POST to the agent, below `/v1`.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
         self.agent().post(path, body).await
+    }
+
+    /// PUT to the agent, below `/v1`.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
+        let request = self.http.put(format!("{}/v1/{path}", self.agent_url)).json(body);
+        self.answer(request).await
     }
 
     /// GET from the agent, below `/v1`.
@@ -248,6 +259,11 @@ impl AgentLink {
             ),
         }
     }
+}
+
+/// The socket of the lab's clock of a host in `folder`: in its agent's folder, because the agent listens on it.
+pub(super) fn clock(folder: &Path) -> PathBuf {
+    folder.join("agent/clock")
 }
 
 impl Drop for SimHost {

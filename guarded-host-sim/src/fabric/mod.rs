@@ -269,6 +269,8 @@ fn agent_arguments(hgs: &Hgs, folder: &Path, tls: Option<&Tls>) -> anyhow::Resul
         format!("{scheme}://{KEY_PROTECTION}/KeyProtection"),
         "--names".to_owned(),
         table.display().to_string(),
+        "--lab-clock".to_owned(),
+        host::clock(folder).display().to_string(),
     ];
     if let Some(tls) = tls {
         arguments.extend(["--root-certificate".to_owned(), tls.root.display().to_string()]);

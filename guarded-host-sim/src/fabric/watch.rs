@@ -55,7 +55,7 @@ impl Watch {
 
 /// What a process said last in its log: its error if it ended with one, which a backtrace may
 /// follow, or else its last line.
-pub(super) fn last_words(log: &Path) -> String {
+pub(crate) fn last_words(log: &Path) -> String {
     let log = fs::read_to_string(log).unwrap_or_default();
     let error = log.lines().rev().find_map(|line| line.strip_prefix("Error: "));
     let last = || log.lines().rev().find(|line| !line.trim().is_empty());

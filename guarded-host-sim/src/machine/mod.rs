@@ -35,6 +35,7 @@ use self::{
 };
 use crate::{
     child::{Child, Input, Output, Plan},
+    fabric::watch::last_words,
     store::StoreReport,
     swtpm::{Swtpm, TpmMaker, make_private_dir, socket_dir},
 };
@@ -125,6 +126,8 @@ struct Machine {
     store_gate: Gate,
     agent_gate: Gate,
     running: Option<Running>,
+    /// Whether it is known that the TPM has ended since the last boot.
+    tpm_failed: bool,
 }
 
 /// What runs between two power cycles. The agent ends before the store.
@@ -191,6 +194,7 @@ impl Machine {
             store_gate,
             agent_gate,
             running: None,
+            tpm_failed: false,
         })
     }
 
@@ -227,10 +231,11 @@ impl Machine {
                 Ok((Control::Stop, place)) => {
                     self.power_off()?;
                     // The state is durable without it; this tells the TPM that the end is orderly.
-                    self.tpm
-                        .lock()
-                        .channel()
-                        .call(&hgs_protocol::tpm::command::shutdown_clear())?;
+                    let mut tpm = self.tpm.lock();
+                    if tpm.is_running() {
+                        tpm.channel().call(&hgs_protocol::tpm::command::shutdown_clear())?;
+                    }
+                    drop(tpm);
                     place.answer(&self.reply("stopped"));
                     return Ok(());
                 }
@@ -242,6 +247,10 @@ impl Machine {
 
     fn boot(&mut self) -> anyhow::Result<()> {
         self.power_off()?;
+        if !self.tpm.lock().is_running() {
+            self.tpm.replace(Swtpm::start(&self.name, &self.dir.join("tpm"), None)?);
+        }
+        self.tpm_failed = false;
         self.boots = boot::count_one_more(&self.dir).context("cannot write the boot counter")?;
         self.remarks = self.user.remark().map(str::to_owned).into_iter().collect();
         let (log, store) = match self.script() {
@@ -397,8 +406,7 @@ impl Machine {
         match line.trim().strip_prefix("ready ") {
             Some(address) => Ok((child, address.to_owned())),
             None => {
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                let last = text.lines().last().unwrap_or("it said nothing").to_owned();
+                let last = last_words(&log);
                 bail!("the agent of {} did not start: {last}", self.name)
             }
         }
@@ -417,8 +425,15 @@ impl Machine {
     }
 
     fn watch(&mut self) -> anyhow::Result<()> {
-        if !self.tpm.lock().is_running() {
-            bail!("the TPM of {} does not answer: swtpm has ended", self.name);
+        // A machine whose TPM fails runs on without one until its next power cycle.
+        if !self.tpm_failed && !self.tpm.lock().is_running() {
+            self.tpm_failed = true;
+            let remark = format!(
+                "the TPM of {} does not answer: swtpm has ended; the host goes on without it until it is rebooted",
+                self.name
+            );
+            eprintln!("{}: {remark}", self.name);
+            self.remarks.push(remark);
         }
         if let Some(running) = &mut self.running {
             if let Some(store) = &mut running.store

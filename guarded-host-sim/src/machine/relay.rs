@@ -37,6 +37,11 @@ impl SharedTpm {
         Some(tpm.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Puts another TPM process in the place of one that has ended.
+    pub fn replace(&self, tpm: Swtpm) {
+        *self.lock() = tpm;
+    }
+
     /// The TPM, for one command or a whole power cycle.
     pub fn lock(&self) -> MutexGuard<'_, Swtpm> {
         // A panic elsewhere leaves the TPM as usable as before: commands are whole.

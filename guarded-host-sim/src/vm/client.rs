@@ -25,7 +25,7 @@ use crate::{
 
 /// Which host, and how its answer is shown.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Host {
+pub(crate) struct Host {
     /// Base URL of the host's agent
     #[arg(long, env = "HGS_AGENT", value_name = "URL")]
     agent: String,
@@ -426,7 +426,7 @@ impl Of {
 
 impl Host {
     /// The host's answer, or its refusal as the error.
-    fn ask<T: serde::de::DeserializeOwned>(
+    pub(crate) fn ask<T: serde::de::DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -457,7 +457,8 @@ impl Host {
         })
     }
 
-    fn show(&self, answer: &impl Serialize, text: &str) -> anyhow::Result<()> {
+    /// Prints the answer: `text`, or the whole of it as JSON.
+    pub(crate) fn show(&self, answer: &impl Serialize, text: &str) -> anyhow::Result<()> {
         match self.json {
             true => println!("{}", serde_json::to_string_pretty(answer)?),
             false => print!("{text}"),

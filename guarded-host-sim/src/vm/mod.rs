@@ -4,7 +4,7 @@
 //! transport key appears only in functions that the store (or the owner) calls.
 
 pub mod checkpoint;
-mod client;
+pub(crate) mod client;
 pub mod command;
 pub mod disk;
 mod envelope;

@@ -25,17 +25,21 @@ use super::{
     request::{Blob, VmReply, VmRequest},
     volume::{Current, Generation, VmFolder, Volume, VolumeError},
 };
-use crate::commit_point::commit_point;
+use crate::{agent::configuration::Server, commit_point::commit_point};
 
 /// What an operation needs of its host.
 pub trait Host {
     /// The host's name, as it stands in `current.json`.
     fn name(&self) -> &str;
-    /// A health certificate, DER: the one at hand, or one from a new attestation when `fresh` or
+    /// Whether there is a second HGS for the time in which the first does not answer.
+    fn has_fallback(&self) -> bool {
+        false
+    }
+    /// A health certificate of that HGS, DER: the one at hand, or one from a new attestation when `fresh` or
     /// when there is none that is still valid.
-    fn health_certificate(&self, fresh: bool) -> impl Future<Output = Result<Vec<u8>, VmError>>;
-    /// Sends a RollTransportKeyRequest to the KPS; gives the answer's document.
-    fn roll(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, VmError>>;
+    fn health_certificate(&self, server: Server, fresh: bool) -> impl Future<Output = Result<Vec<u8>, VmError>>;
+    /// Sends a RollTransportKeyRequest to the KPS of that HGS; gives the answer's document.
+    fn roll(&self, server: Server, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, VmError>>;
     /// Rolls a protector with the keys of this host's own guardians; nothing where the host is not in local mode.
     fn roll_locally(&self, protector: &[u8]) -> impl Future<Output = Result<Option<Vec<u8>>, VmError>>;
     /// Asks the VBS store.
@@ -340,21 +344,40 @@ pub async fn receive(
     start(host, &folder, &current).await
 }
 
-/// Rolls the transport key; after a HealthCertificateException attests again once (protocol
-/// reference 5.9). A refusal stays a refusal, whoever does not answer after it.
+/// Rolls the transport key: by this host's own guardian in local mode, else at the primary HGS, else, if nothing of
+/// that answers, at the fallback. A refusal of either is obeyed.
 async fn roll(host: &impl Host, ingress_protector: &[u8]) -> Result<Vec<u8>, VmError> {
     if let Some(answer) = host.roll_locally(ingress_protector).await? {
         return Ok(answer);
     }
-    let certificate = host.health_certificate(false).await?;
+    let silent = match roll_at(host, Server::Primary, ingress_protector).await {
+        Err(VmError::NoContact(reason)) if host.has_fallback() => reason,
+        other => return other,
+    };
+    let told = |reason: String| format!("{reason} (said by the fallback; the primary does not answer: {silent})");
+    match roll_at(host, Server::Fallback, ingress_protector).await {
+        Err(VmError::NoContact(reason)) => Err(VmError::NoContact(format!("{silent}; nor the fallback: {reason}"))),
+        Err(VmError::Kps { code, message }) => Err(VmError::Kps {
+            code,
+            message: told(message),
+        }),
+        Err(VmError::Attestation(reason)) => Err(VmError::Attestation(told(reason))),
+        other => other,
+    }
+}
+
+/// Rolls the transport key at one HGS; after a HealthCertificateException attests again once (protocol
+/// reference 5.9). A refusal stays a refusal, whoever does not answer after it.
+async fn roll_at(host: &impl Host, server: Server, ingress_protector: &[u8]) -> Result<Vec<u8>, VmError> {
+    let certificate = host.health_certificate(server, false).await?;
     commit_point("power-on:attested");
     let request = |certificate| RollTransportKeyRequest::new(ingress_protector.to_vec(), certificate).encode();
-    let (code, message) = match host.roll(request(certificate)).await {
+    let (code, message) = match host.roll(server, request(certificate)).await {
         Err(VmError::Kps { code, message }) if code == "HealthCertificateException" => (code, message),
         answer => return answer,
     };
-    let again = match host.health_certificate(true).await {
-        Ok(certificate) => host.roll(request(certificate)).await,
+    let again = match host.health_certificate(server, true).await {
+        Ok(certificate) => host.roll(server, request(certificate)).await,
         Err(failed) => Err(failed),
     };
     match again {

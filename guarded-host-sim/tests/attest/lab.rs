@@ -77,6 +77,8 @@ impl Service {
             "attestation",
             "--listen=127.0.0.1:0",
             "--admin-listen=127.0.0.1:0",
+            // A host of these tests boots, and attests, as often as it can.
+            "--requests-per-minute-per-key=10000",
             &format!("--data-dir={}", file("attestation")),
             &format!("--admin-tokens={}", file("tokens")),
             &format!("--key-encryption-key-file={}", file("kek")),
@@ -284,6 +286,38 @@ impl Host {
             .await
             .unwrap();
         serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    /// Where its agent answers.
+    pub(crate) fn agent_url(&self) -> &str {
+        &self.agent
+    }
+
+    /// Get-HgsClientConfiguration: HTTP status and object.
+    pub(crate) async fn get_configuration(&self) -> (u16, Value) {
+        self.ask_agent(reqwest::Method::GET, "", None).await
+    }
+
+    /// Set-HgsClientConfiguration.
+    pub(crate) async fn set_configuration(&self, change: &Value) -> (u16, Value) {
+        self.ask_agent(reqwest::Method::PUT, "", Some(change)).await
+    }
+
+    /// Test-HgsClientConfiguration with `either`, `primary` or `fallback`.
+    pub(crate) async fn test_configuration(&self, choice: &str) -> (u16, Value) {
+        let body = json!({ "use": choice });
+        self.ask_agent(reqwest::Method::POST, "/test", Some(&body)).await
+    }
+
+    async fn ask_agent(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let url = format!("{}/v1/client-configuration{path}", self.agent);
+        let mut request = reqwest::Client::new().request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap())
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod ca_trustlet;
+mod configuration;
 mod dials;
 mod forgery;
 mod gallery;

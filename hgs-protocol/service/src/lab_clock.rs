@@ -15,6 +15,16 @@ use tokio::{
 
 /// Listens on `path` for as long as the process runs, or until the task is aborted.
 pub fn listen(path: &Path, clock: Clock) -> anyhow::Result<JoinHandle<()>> {
+    listen_and(path, clock, || async {})
+}
+
+/// As [`listen`]; after each move does `then` to its end before it answers, so that whoever moved the clock knows that
+/// nothing is left of what became due.
+pub fn listen_and<F, T>(path: &Path, clock: Clock, then: F) -> anyhow::Result<JoinHandle<()>>
+where
+    F: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
     if path.exists() {
         std::fs::remove_file(path).with_context(|| format!("the old socket {} cannot be removed", path.display()))?;
     }
@@ -23,12 +33,12 @@ pub fn listen(path: &Path, clock: Clock) -> anyhow::Result<JoinHandle<()>> {
     tracing::warn!(socket = %path.display(), "this process's clock can be moved by the lab");
     Ok(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(stream, clock.clone()));
+            tokio::spawn(answer(stream, clock.clone(), then.clone()));
         }
     }))
 }
 
-async fn answer(stream: UnixStream, clock: Clock) {
+async fn answer<T: Future<Output = ()> + Send>(stream: UnixStream, clock: Clock, then: impl Fn() -> T + Send + Sync) {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -36,6 +46,7 @@ async fn answer(stream: UnixStream, clock: Clock) {
             Some(seconds) => {
                 let now = clock.advance(Duration::from_secs(seconds));
                 tracing::warn!(seconds, now = %now, "the lab moved the clock");
+                then().await;
                 format!("now {}\n", now.0)
             }
             None => "error: say `advance SECONDS`\n".to_owned(),
@@ -70,6 +81,31 @@ pub async fn advance(path: &Path, seconds: u64) -> anyhow::Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_became_due_is_done_before_the_answer() {
+        use std::sync::{Arc, Mutex};
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clock");
+        let (clock, seen) = (Clock::system(), Arc::new(Mutex::new(Vec::new())));
+        let (at, list) = (clock.clone(), seen.clone());
+        listen_and(&path, clock, move || {
+            let (at, list) = (at.clone(), list.clone());
+            async move {
+                tokio::task::yield_now().await;
+                list.lock().unwrap().push(at.now().0);
+            }
+        })
+        .unwrap();
+        for step in [10, 3600] {
+            let before = seen.lock().unwrap().len();
+            let now = advance(&path, step).await.unwrap();
+            let seen = seen.lock().unwrap();
+            assert_eq!(seen.len(), before + 1);
+            assert!(seen.last().is_some_and(|at| (now..=now + 1).contains(at)));
+        }
+    }
 
     #[tokio::test]
     async fn the_lab_moves_the_clock_forward_only() {

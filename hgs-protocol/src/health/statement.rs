@@ -17,7 +17,7 @@ use super::{HealthCertificateError, IssueError};
 use crate::{crypto::PublicKey, env::UnixTime, oid};
 
 /// How a host proves itself (AttestationOperationMode, MS-HGSA 2.2.1.1). The wire's 0, unknown, is no mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum AttestationMode {
     /// Boot log and TPM.
     Tpm,

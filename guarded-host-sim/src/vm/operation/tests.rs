@@ -146,11 +146,11 @@ impl Host for TestHost<'_> {
         self.name
     }
 
-    async fn health_certificate(&self, _fresh: bool) -> Result<Vec<u8>, VmError> {
+    async fn health_certificate(&self, _: Server, _fresh: bool) -> Result<Vec<u8>, VmError> {
         Ok(b"certificate".to_vec())
     }
 
-    async fn roll(&self, request: Vec<u8>) -> Result<Vec<u8>, VmError> {
+    async fn roll(&self, _: Server, request: Vec<u8>) -> Result<Vec<u8>, VmError> {
         let refuse = |code: &str| VmError::Kps {
             code: code.to_owned(),
             message: String::new(),
