@@ -314,6 +314,12 @@ impl Swtpm {
         matches!(self.child.ended(), Ok(None))
     }
 
+    /// Ends the process at once: a TPM that fails.
+    pub fn kill(&mut self) -> Result<(), SwtpmError> {
+        self.child.kill()?;
+        Ok(())
+    }
+
     /// The process id, for tests that kill it.
     pub fn process_id(&self) -> u32 {
         self.child.id()

@@ -31,6 +31,9 @@ pub enum Control {
         #[serde(default)]
         dials: Option<Box<Dials>>,
     },
+    /// The TPM fails and answers nothing until the next power cycle. The host goes on without it, as a real one does,
+    /// while one whose TPM process ends in any other way ends with it.
+    FailTpm,
     /// Orderly end of the host.
     Stop,
 }

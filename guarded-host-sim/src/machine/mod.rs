@@ -126,7 +126,7 @@ struct Machine {
     store_gate: Gate,
     agent_gate: Gate,
     running: Option<Running>,
-    /// Whether it is known that the TPM has ended since the last boot.
+    /// Whether the lab let the TPM fail since the last boot.
     tpm_failed: bool,
 }
 
@@ -227,6 +227,15 @@ impl Machine {
                         return Err(error);
                     }
                     place.answer(&self.reply("rebooted"));
+                }
+                Ok((Control::FailTpm, place)) => {
+                    self.tpm_failed = true;
+                    self.tpm.lock().kill()?;
+                    self.remarks.push(format!(
+                        "the TPM of {} has failed; the host goes on without it until it is rebooted",
+                        self.name
+                    ));
+                    place.answer(&self.reply("the TPM has failed"));
                 }
                 Ok((Control::Stop, place)) => {
                     self.power_off()?;
@@ -425,15 +434,8 @@ impl Machine {
     }
 
     fn watch(&mut self) -> anyhow::Result<()> {
-        // A machine whose TPM fails runs on without one until its next power cycle.
         if !self.tpm_failed && !self.tpm.lock().is_running() {
-            self.tpm_failed = true;
-            let remark = format!(
-                "the TPM of {} does not answer: swtpm has ended; the host goes on without it until it is rebooted",
-                self.name
-            );
-            eprintln!("{}: {remark}", self.name);
-            self.remarks.push(remark);
+            bail!("the TPM of {} does not answer: swtpm has ended", self.name);
         }
         if let Some(running) = &mut self.running {
             if let Some(store) = &mut running.store
