@@ -7,7 +7,7 @@
 
 use std::{
     ffi::OsString,
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write},
     os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
@@ -49,6 +49,31 @@ pub enum ChildError {
         #[source]
         cause: io::Error,
     },
+}
+
+/// What a process said last in its log: its error with the causes, if it ended with one (a backtrace may follow), or
+/// else its last line.
+pub fn last_words(log: &Path) -> String {
+    let log = format!("\n{}", fs::read_to_string(log).unwrap_or_default());
+    match log.rsplit_once("\nError: ") {
+        Some((_, error)) => {
+            let error = error.split("Stack backtrace:").next().unwrap_or_default();
+            let lines = error
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty() && *line != "Caused by:");
+            // Of several causes each line begins with its number.
+            let parts = lines.map(|line| match line.split_once(": ") {
+                Some((number, cause)) if number.bytes().all(|byte| byte.is_ascii_digit()) => cause.trim_start(),
+                _ => line,
+            });
+            parts.collect::<Vec<_>>().join(": ")
+        }
+        None => {
+            let last = log.lines().rev().find(|line| !line.trim().is_empty());
+            last.unwrap_or("it left no message").to_owned()
+        }
+    }
 }
 
 /// What a child reads on standard input.
@@ -329,6 +354,28 @@ mod tests {
         let text = std::fs::read_to_string(out).unwrap();
         let here = dir.path().canonicalize().unwrap();
         assert_eq!(text, format!("secret\n{}\ntoken=\ngiven=yes\n", here.display()));
+    }
+
+    #[test]
+    fn the_last_words_are_an_error_with_its_causes() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        for (text, words) in [
+            ("", "it left no message"),
+            ("one\ntwo\n\n", "two"),
+            ("one\nError: broken\n", "broken"),
+            (
+                "Error: old\nError: it fails\n\nCaused by:\n    the disk is full\n",
+                "it fails: the disk is full",
+            ),
+            (
+                "x\nError: it fails\n\nCaused by:\n    0: no room\n    1: disk: full\n\nStack backtrace:\n   0: main\n",
+                "it fails: no room: disk: full",
+            ),
+        ] {
+            fs::write(&log, text).unwrap();
+            assert_eq!(last_words(&log), words);
+        }
     }
 
     #[test]

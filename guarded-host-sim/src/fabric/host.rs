@@ -11,9 +11,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     service::{Environment, Process, beside_this_program, first_line, http_client},
-    watch::{Watch, last_words},
+    watch::Watch,
 };
-use crate::child::{Output, Plan};
+use crate::child::{Output, Plan, last_words};
 
 /// How to start a host.
 pub struct HostPlan<'a> {

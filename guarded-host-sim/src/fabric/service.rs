@@ -542,7 +542,7 @@ pub(crate) fn first_line(
         Ok(_) => bail!(
             "{name} ended before it was ready; see {}: {}",
             log.display(),
-            super::watch::last_words(log)
+            crate::child::last_words(log)
         ),
         Err(_) => bail!(
             "{name} is not ready after {} s; see {}",

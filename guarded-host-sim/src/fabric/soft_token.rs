@@ -88,7 +88,7 @@ impl SoftTokens {
             "softhsm2-util (of the package softhsm2) made no token in {}; see {}: {}",
             store.display(),
             log.display(),
-            super::watch::last_words(&log)
+            crate::child::last_words(&log)
         );
         write_private(&token.pin_file(), &user)?;
         Ok(token)

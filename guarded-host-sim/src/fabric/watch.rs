@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use crate::child::last_words;
+
 /// The processes that must not end. Clones share the list.
 #[derive(Clone, Debug, Default)]
 pub struct Watch(Arc<Mutex<Vec<Watched>>>);
@@ -51,15 +53,6 @@ impl Watch {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-}
-
-/// What a process said last in its log: its error if it ended with one, which a backtrace may
-/// follow, or else its last line.
-pub(crate) fn last_words(log: &Path) -> String {
-    let log = fs::read_to_string(log).unwrap_or_default();
-    let error = log.lines().rev().find_map(|line| line.strip_prefix("Error: "));
-    let last = || log.lines().rev().find(|line| !line.trim().is_empty());
-    error.or_else(last).unwrap_or("it left no message").to_owned()
 }
 
 /// A zombie has ended too: its parent has not looked yet.

@@ -34,8 +34,7 @@ use self::{
     user::{AGENT_USER, AgentUser, place},
 };
 use crate::{
-    child::{Child, Input, Output, Plan},
-    fabric::watch::last_words,
+    child::{Child, Input, Output, Plan, last_words},
     store::StoreReport,
     swtpm::{Swtpm, TpmMaker, make_private_dir, socket_dir},
 };
@@ -379,13 +378,10 @@ impl Machine {
         if !self.tpm.lock().is_running() {
             return anyhow::anyhow!("the TPM of {} does not answer: swtpm has ended", self.name);
         }
-        let text = fs::read_to_string(log).unwrap_or_default();
-        let last = text
-            .lines()
-            .rev()
-            .find(|l| !l.trim().is_empty())
-            .unwrap_or("it said nothing");
-        anyhow::anyhow!("the VBS store of {} did not open: {last}", self.name)
+        match last_words(log) {
+            words if words.starts_with("the VBS store") => anyhow::anyhow!("{words}"),
+            words => anyhow::anyhow!("the VBS store of {} did not open: {words}", self.name),
+        }
     }
 
     fn start_agent(&mut self, with_store: bool) -> anyhow::Result<(Child, String)> {
@@ -414,10 +410,7 @@ impl Machine {
         let line = first_line(&mut child)?;
         match line.trim().strip_prefix("ready ") {
             Some(address) => Ok((child, address.to_owned())),
-            None => {
-                let last = last_words(&log);
-                bail!("the agent of {} did not start: {last}", self.name)
-            }
+            None => bail!("the agent of {} did not start: {}", self.name, last_words(&log)),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: a small fabric, a shielded VM on it, and a look at processes.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod needles;
+
 use std::{
     fs,
     path::{Path, PathBuf},
