@@ -6,7 +6,7 @@
 mod hands;
 mod mixups;
 #[path = "../support/private_keys.rs"]
-#[allow(dead_code, reason = "folders are searched elsewhere")]
+#[expect(dead_code, reason = "folders are searched elsewhere")]
 mod private_keys;
 mod processes;
 mod report;

@@ -144,6 +144,7 @@ pub(crate) async fn record(
     say!(VmRequest::Look { vm, channel });
     let challenge = Blob(vec![9; 32]);
     say!(VmRequest::Prove { vm, challenge });
+    say!(VmRequest::Tally { vm });
     say!(VmRequest::Reset { vm, disk });
     let VmReply::Resealed { image: Some(image), .. } = say!(VmRequest::TakeCheckpoint { vm, checkpoint }) else {
         panic!("no image")
@@ -207,6 +208,7 @@ fn every_kind() -> Vec<&'static str> {
         | VmRequest::Save { .. }
         | VmRequest::PowerOff { .. }
         | VmRequest::TurnOff { .. }
+        | VmRequest::Tally { .. }
         | VmRequest::Suspend { .. }
         | VmRequest::Reset { .. }
         | VmRequest::Change { .. }
@@ -228,6 +230,7 @@ fn every_kind() -> Vec<&'static str> {
         "save",
         "power-off",
         "turn-off",
+        "tally",
         "suspend",
         "reset",
         "change",
@@ -294,6 +297,7 @@ fn wanted(kind: &str, bytes: &[u8], when: When, files: &Files) -> Option<String>
         ("list", _) => answered("list"),
         ("look", When::Running) => answered("shown"),
         ("prove", When::Running) => answered("proof"),
+        ("tally", When::Running) => answered("tallied"),
         ("forget", When::Running) => running("stop or migrate"),
         ("forget", _) => answered("forgotten"),
         ("forget-checkpoint", When::Running) => answered("checkpoint-forgotten"),
