@@ -132,10 +132,16 @@ fn a_machine_goes_on_without_a_failed_tpm_until_it_is_rebooted() {
     assert!(reply.ok && says(&reply.remarks), "{reply:?}");
     let names = || -> String { processes(&folder.0).into_iter().map(|(_, name)| name).collect() };
     let running = names();
-    assert!(running.contains(" store --name") && running.contains(" agent --name"), "{running}");
+    assert!(
+        running.contains(" store --name") && running.contains(" agent --name"),
+        "{running}"
+    );
     assert!(!running.contains("swtpm socket"), "{running}");
     let rebooted = ask(&control, &Control::Reboot { dials: None }).unwrap();
-    assert!(rebooted.ok && rebooted.boots == 2 && !says(&rebooted.remarks), "{rebooted:?}");
+    assert!(
+        rebooted.ok && rebooted.boots == 2 && !says(&rebooted.remarks),
+        "{rebooted:?}"
+    );
     assert!(names().contains("swtpm socket"));
 
     // Stopped without a TPM, the host ends as orderly as it can.
