@@ -195,8 +195,7 @@ impl SimHost {
 
     /// PUT to the agent, below `/v1`.
     pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Answer<T>> {
-        let request = self.http.put(format!("{}/v1/{path}", self.agent_url)).json(body);
-        self.answer(request).await
+        self.agent().send(reqwest::Method::PUT, path, body).await
     }
 
     /// GET from the agent, below `/v1`.

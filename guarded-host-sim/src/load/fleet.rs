@@ -23,7 +23,7 @@ use super::{
 use crate::{
     agent::{
         ProtocolVersion,
-        attest::{AttestError, Attester, blocking},
+        attest::{ATTEMPTS, AttestError, Attester, blocking},
     },
     client::LabClient,
     fabric::attestation::signing_certificates,
@@ -193,7 +193,8 @@ impl Fleet {
             url: &self.url,
             protocol: ProtocolVersion::V2,
         };
-        let outcome = attester.attest(self.mode).await;
+        let mut mode = self.mode;
+        let outcome = attester.attest(&mut mode, ATTEMPTS).await;
         if self.sleeps {
             let host = host.clone();
             let slept = blocking(move || host.sleep()).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hgs_protocol::{
-    status::POLICIES,
+    status::{POLICIES, SubstatusFlag},
     wire::{
         hgsa::{Reply, Request},
         kps::ErrorMessage,
@@ -196,14 +196,8 @@ fn request_name(request: &Request) -> &'static str {
 
 /// NoInformation, those that policies set, and the one of a log that proves nothing.
 fn substatus_names() -> Vec<&'static str> {
-    let mut names = vec!["NoInformation"];
-    for policy in &POLICIES {
-        if !names.contains(&policy.substatus) {
-            names.push(policy.substatus);
-        }
-    }
-    names.push("TcgLogVerification");
-    names
+    let flags = SubstatusFlag::ALL.iter().map(|flag| flag.name());
+    std::iter::once("NoInformation").chain(flags).collect()
 }
 
 /// Why no run reaches it.

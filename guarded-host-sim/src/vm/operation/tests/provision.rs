@@ -324,7 +324,7 @@ async fn an_answer_makes_one_vm_of_its_own_shielding_data() {
 
     // A new answer, and a disk that is another VM's.
     let roll = RollTransportKeyRequest::new(DataFile::parse(&two).unwrap().protector().to_vec(), b"c".to_vec());
-    let answer = host.roll(roll.encode()).await.unwrap();
+    let answer = host.roll(Server::Primary, roll.encode()).await.unwrap();
     let folder = scene.volume.vm(&name).unwrap();
     let victim = folder.disk_path(&folder.current().unwrap());
     let before = fs::read(&victim).unwrap();
