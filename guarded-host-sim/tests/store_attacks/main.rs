@@ -5,8 +5,8 @@
 
 mod hands;
 mod mixups;
+mod owner;
 #[path = "../support/private_keys.rs"]
-#[expect(dead_code, reason = "folders are searched elsewhere")]
 mod private_keys;
 mod processes;
 mod report;

@@ -18,6 +18,7 @@ use hgs_protocol::{env::OsRandom, wire::kps::RollTransportKeyRequest};
 use crate::{
     hands::{Hands, frame},
     mixups::too_old,
+    owner,
     report::{Report, kind, told},
     support::Stage,
 };
@@ -188,6 +189,9 @@ pub(crate) async fn record(
     }));
     learn(stage, &files, report);
     say!(files.start());
+    let order = owner::order(stage, certificate, report).await;
+    let made = say!(order);
+    owner::learn(stage, &made, report);
     for wanted in every_kind() {
         assert!(
             recording.0.iter().any(|(kind, _)| kind == wanted),
@@ -204,6 +208,7 @@ fn every_kind() -> Vec<&'static str> {
         VmRequest::PreparePowerOn { .. }
         | VmRequest::PrepareOffline { .. }
         | VmRequest::PrepareResume { .. }
+        | VmRequest::Provision(_)
         | VmRequest::Start { .. }
         | VmRequest::Save { .. }
         | VmRequest::PowerOff { .. }
@@ -226,6 +231,7 @@ fn every_kind() -> Vec<&'static str> {
         "prepare-power-on",
         "prepare-offline",
         "prepare-resume",
+        "provision",
         "start",
         "save",
         "power-off",
@@ -303,9 +309,12 @@ fn wanted(kind: &str, bytes: &[u8], when: When, files: &Files) -> Option<String>
         ("forget-checkpoint", When::Running) => answered("checkpoint-forgotten"),
         ("prepare-power-on" | "prepare-offline" | "prepare-resume" | "start", When::Running) => running("stop"),
         ("apply-checkpoint" | "settle" | "change", When::Running) => running("stop"),
+        ("provision", When::Running | When::Off | When::NewBoot) => {
+            Some("this answer of the key protection service was used on this host before; ask for a new one".to_owned())
+        }
         // Whoever administers a host may stop a VM: nothing of it comes out but sealed.
         (_, When::Running) => None,
-        ("prepare-power-on" | "prepare-resume", When::NewKeys) => {
+        ("prepare-power-on" | "prepare-resume" | "provision", When::NewKeys) => {
             Some("the answer is not encrypted for this host's key, or was changed on the way".to_owned())
         }
         ("prepare-offline", When::NewKeys) => Some(format!(
