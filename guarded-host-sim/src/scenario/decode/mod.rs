@@ -1,8 +1,8 @@
 //! Messages in the specifications' own field names, each field beside its bytes, for people. Judges nothing: what
 //! does not parse is shown as bytes, with the reason.
 
-mod attestation;
 mod certificate;
+mod hgsa;
 mod key_protection;
 mod rtpm;
 
@@ -70,7 +70,7 @@ pub fn request(message: &Message) -> Decoded {
             section: section_of_path(&message.path),
             fields: Vec::new(),
         },
-        Some(ServiceName::Attestation) => attestation::message(&message.request),
+        Some(ServiceName::Attestation) => hgsa::message(&message.request),
         Some(ServiceName::KeyProtection) => key_protection::message(&message.request),
         None => raw(&message.request),
     }
@@ -86,9 +86,9 @@ pub fn answer(message: &Message) -> Option<Decoded> {
             fields: Vec::new(),
         },
         Some(ServiceName::Attestation) if last_segment(&message.path).eq_ignore_ascii_case("signingCertificates") => {
-            attestation::signing_certificates(&answer.body)
+            hgsa::signing_certificates(&answer.body)
         }
-        Some(ServiceName::Attestation) => attestation::message(&answer.body),
+        Some(ServiceName::Attestation) => hgsa::message(&answer.body),
         Some(ServiceName::KeyProtection) => key_protection::message(&answer.body),
         None => raw(&answer.body),
     })
