@@ -1,4 +1,4 @@
-//! The door through which one host reaches one HGS: it passes every message on, keeps a copy, and is where the
+//! The door through which one host reaches one HGS, or another host: it passes every message on, keeps a copy, and is where the
 //! network's troubles are. A host knows it as `http://NAME.bastion.local`, as the product has it: attestation and
 //! key protection behind one name.
 //!
@@ -18,6 +18,7 @@ use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::{self, HeaderMap, HeaderName},
+    http::request::Parts,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -64,15 +65,60 @@ pub struct Door {
     task: JoinHandle<()>,
 }
 
+/// Where a door leads.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// To an HGS.
+    Hgs {
+        /// Its name.
+        name: String,
+        /// Its services.
+        targets: Arc<Targets>,
+    },
+    /// To another host's agent.
+    Host {
+        /// Its name.
+        name: String,
+        /// Base URL of its agent.
+        url: String,
+    },
+}
+
+impl To {
+    /// Who is asked by a message of this path.
+    fn party(&self, path: &str) -> Option<Party> {
+        Some(match self {
+            To::Hgs { name, .. } => Party::Service {
+                hgs: name.clone(),
+                service: service_of(path)?,
+            },
+            To::Host { name, .. } => Party::Host(name.clone()),
+        })
+    }
+
+    fn url(&self, path: &str) -> Option<&str> {
+        match self {
+            To::Hgs { targets, .. } => targets.of(service_of(path)?),
+            To::Host { url, .. } => Some(url),
+        }
+    }
+
+    /// Between whom the network has its troubles: hosts reach each other always.
+    fn place<'a>(&'a self, from: &'a str, path: &str) -> Option<(&'a str, &'a str, ServiceName)> {
+        match self {
+            To::Hgs { name, .. } => Some((from, name, service_of(path)?)),
+            To::Host { .. } => None,
+        }
+    }
+}
+
 /// Whose door it is and where it leads.
 #[derive(Clone)]
 pub struct Between {
-    /// The host.
-    pub host: String,
-    /// The HGS.
-    pub hgs: String,
-    /// Its services.
-    pub targets: Arc<Targets>,
+    /// The host that goes through it.
+    pub from: String,
+    /// Where it leads.
+    pub to: To,
     /// Where messages are kept.
     pub journal: Journal,
     /// The network.
@@ -134,71 +180,70 @@ impl Keeper {
     }
 
     async fn pass(self: Arc<Keeper>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Hung> {
-        let Between {
-            host,
-            hgs,
-            targets,
-            journal,
-            weather,
-        } = &self.between;
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or("/", |path| path.as_str())
-            .to_owned();
-        let Some(service) = service_of(&path) else {
+        let Between { from, to, journal, .. } = &self.between;
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let Some(party) = to.party(&path) else {
             return Ok(plain(StatusCode::NOT_FOUND));
         };
         let open = journal.open();
         let (head, body) = request.into_parts();
-        let place = (host.as_str(), hgs.as_str(), service);
-        let mut body = Limited::new(body, LARGEST_BODY)
-            .collect()
-            .await
-            .map_err(|_| Hung)?
-            .to_bytes();
+        let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Hung)?.to_bytes();
         let mut message = Message {
             step: None,
             at: Default::default(),
             took: Default::default(),
-            from: host.clone(),
-            to: Party::Service {
-                hgs: hgs.clone(),
-                service,
-            },
+            from: from.clone(),
+            to: party,
             method: head.method.to_string(),
             path: path.clone(),
             request: body.to_vec(),
             answer: None,
             remark: None,
         };
-        let keep = |message| journal.close(&open, message);
-        if weather.is_cut(host, hgs, service) {
-            message.remark = Some("the network is cut: it did not arrive".to_owned());
-            keep(message);
-            return Err(Hung);
+        let answer = self.deliver(head, &path, body, &mut message).await;
+        if let Some((status, _, body)) = &answer {
+            message.answer = Some(Answered {
+                status: status.as_u16(),
+                body: body.to_vec(),
+            });
         }
-        tokio::time::sleep(weather.delay(host, hgs, service)).await;
-        let seen = || journal.requests(host, hgs, service);
-        let done = weather.damage(place, |damage| match damage::of_request(damage, &body, seen) {
-            Some(changed) => {
-                body = changed.into();
-                true
+        journal.close(&open, message);
+        let (status, headers, body) = answer.ok_or(Hung)?;
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    /// Takes the message through the network's weather to its target and the answer back; nothing when there is none.
+    async fn deliver(
+        &self,
+        head: Parts,
+        path: &str,
+        mut body: Bytes,
+        message: &mut Message,
+    ) -> Option<(StatusCode, HeaderMap, Bytes)> {
+        let Between {
+            from, to, journal, weather, ..
+        } = &self.between;
+        let place = to.place(from, path);
+        if let Some((host, hgs, service)) = place {
+            if weather.is_cut(host, hgs, service) {
+                message.remark = Some("the network is cut: it did not arrive".to_owned());
+                return None;
             }
-            None => false,
-        });
-        if !done.is_empty() {
-            message.remark = Some(format!("changed on its way: {done:?}"));
-            message.request = body.to_vec();
+            tokio::time::sleep(weather.delay(host, hgs, service)).await;
+            let seen = || journal.requests(host, hgs, service);
+            let done = weather.damage((host, hgs, service), |damage| {
+                changed(&mut body, |body| damage::of_request(damage, body, seen))
+            });
+            if !done.is_empty() {
+                message.remark = Some(format!("changed on its way: {done:?}"));
+                message.request = body.to_vec();
+            }
         }
-        let target = targets.of(service).ok_or(Hung)?;
-        let answer = self
-            .http
-            .request(head.method, format!("{target}{path}"))
-            .headers(end_to_end(&head.headers))
-            .body(body)
-            .send()
-            .await;
+        let request = self.http.request(head.method, format!("{}{path}", to.url(path)?));
+        let answer = request.headers(end_to_end(&head.headers)).body(body).send().await;
         let answer = match answer {
             Ok(answer) => {
                 let (status, headers) = (answer.status(), end_to_end(answer.headers()));
@@ -207,29 +252,27 @@ impl Keeper {
             Err(error) => Err(error),
         };
         let Ok((status, headers, mut body)) = answer else {
-            message.remark = Some("the service did not answer".to_owned());
-            keep(message);
-            return Err(Hung);
+            message.remark = Some("no answer came".to_owned());
+            return None;
         };
-        let done = weather.damage(place, |damage| match damage::of_answer(damage, &body) {
-            Some(changed) => {
-                body = changed.into();
-                true
+        if let Some(place) = place {
+            let done = weather.damage(place, |damage| changed(&mut body, |body| damage::of_answer(damage, body)));
+            if !done.is_empty() {
+                message.remark = Some(format!("the answer was changed on its way: {done:?}"));
             }
-            None => false,
-        });
-        if !done.is_empty() {
-            message.remark = Some(format!("the answer was changed on its way: {done:?}"));
         }
-        message.answer = Some(Answered {
-            status: status.as_u16(),
-            body: body.to_vec(),
-        });
-        keep(message);
-        let mut response = Response::new(Full::new(body));
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        Ok(response)
+        Some((status, headers, body))
+    }
+}
+
+/// Puts what `change` makes of the body in its place; false when it makes nothing.
+fn changed(body: &mut Bytes, change: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> bool {
+    match change(body) {
+        Some(new) => {
+            *body = new.into();
+            true
+        }
+        None => false,
     }
 }
 

@@ -136,14 +136,18 @@ async fn send<T: DeserializeOwned>(
 
 async fn migrate(world: &World, of: &Migrate) -> anyhow::Result<Came> {
     let target = world.host(&of.to)?;
-    let Some(address) = target.address().await else {
+    let source = match &of.from {
+        Some(from) => from.to_string(),
+        None => world.vm(&of.vm)?.current()?.owner_host,
+    };
+    let Some(door) = world.door(&source, target).await? else {
         return Ok(off(target));
     };
     let asked = OfVm {
         vm: of.vm.clone(),
         host: of.from.clone(),
     };
-    let body = json!({ "target": of.to, "address": address });
+    let body = json!({ "target": of.to, "address": format!("http://{}", door.address) });
     let answer = ask::<Migrated>(world, &asked, "migrate", &body).await?;
     Ok(told(answer, |moved| {
         Came::done(format!("the VM belongs to {}", moved.owner_host))

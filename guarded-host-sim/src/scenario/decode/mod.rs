@@ -3,6 +3,7 @@
 
 mod certificate;
 mod hgsa;
+mod host;
 mod key_protection;
 mod rtpm;
 
@@ -72,7 +73,7 @@ pub fn request(message: &Message) -> Decoded {
         },
         Some(ServiceName::Attestation) => hgsa::message(&message.request),
         Some(ServiceName::KeyProtection) => key_protection::message(&message.request),
-        None => raw(&message.request),
+        None => host::message(&message.request),
     }
 }
 
@@ -90,7 +91,7 @@ pub fn answer(message: &Message) -> Option<Decoded> {
         }
         Some(ServiceName::Attestation) => hgsa::message(&answer.body),
         Some(ServiceName::KeyProtection) => key_protection::message(&answer.body),
-        None => raw(&answer.body),
+        None => host::message(&answer.body),
     })
 }
 

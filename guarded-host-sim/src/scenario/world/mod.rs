@@ -25,7 +25,7 @@ pub use self::{
     vm::VmHere,
 };
 use super::{
-    door::{Between, Door, Targets},
+    door::{Between, Door, Targets, To},
     journal::Journal,
     model::{HgsPlan, NO_HGS, Scenario},
     pool::TpmPool,
@@ -122,9 +122,11 @@ impl World {
             }
             for (hgs, targets) in &targets {
                 let between = Between {
-                    host: host.name.to_string(),
-                    hgs: hgs.clone(),
-                    targets: targets.clone(),
+                    from: host.name.to_string(),
+                    to: To::Hgs {
+                        name: hgs.clone(),
+                        targets: targets.clone(),
+                    },
                     journal: journal.clone(),
                     weather: weather.clone(),
                 };
@@ -239,6 +241,21 @@ impl World {
         fs::create_dir_all(&folder)?;
         AgentUser::choose(AGENT_USER).give(&folder)?;
         Ok(folder)
+    }
+
+    /// A door from one host to the agent of another, for as long as the value lives; nothing when that one is off.
+    pub(super) async fn door(&self, from: &str, to: &HostHere) -> anyhow::Result<Option<Door>> {
+        let Some(url) = to.address().await else { return Ok(None) };
+        let between = Between {
+            from: from.to_owned(),
+            to: To::Host {
+                name: to.name().to_owned(),
+                url,
+            },
+            journal: self.journal.clone(),
+            weather: self.weather.clone(),
+        };
+        Door::open(between, None).await.map(Some)
     }
 
     /// The host `name`.
