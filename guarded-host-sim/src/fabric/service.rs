@@ -506,8 +506,18 @@ fn launch(
     Ok((Process::Child(Box::new(child), output), urls))
 }
 
-/// The binary `name` beside the running program (or, for a test binary, one folder above).
+/// The binary `name` in the folder that the variable `LAB_PROGRAMS` names, or beside the running program (for a test
+/// binary, one folder above).
 pub fn beside_this_program(name: &str) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("LAB_PROGRAMS") {
+        let path = PathBuf::from(folder).join(name);
+        ensure!(
+            path.is_file(),
+            "there is no program {}, where LAB_PROGRAMS says",
+            path.display()
+        );
+        return Ok(path);
+    }
     let here = std::env::current_exe().context("this program does not know where it is")?;
     let found = here
         .ancestors()

@@ -13,10 +13,7 @@ pub(super) struct Found {
 
 /// Everything that is wrong.
 pub(super) fn check(scenario: &Scenario) -> Vec<Found> {
-    let mut checks = Checks {
-        scenario,
-        found: Vec::new(),
-    };
+    let mut checks = Checks::of(scenario);
     checks.head();
     checks.parts();
     for step in &scenario.step {
@@ -25,12 +22,33 @@ pub(super) fn check(scenario: &Scenario) -> Vec<Found> {
     checks.found
 }
 
+/// What is wrong with the parts of the fabric.
+pub(super) fn parts(scenario: &Scenario) -> Vec<Found> {
+    let mut checks = Checks::of(scenario);
+    checks.parts();
+    checks.found
+}
+
+/// What is wrong with a step on the fabric of `scenario`.
+pub(super) fn step(scenario: &Scenario, step: &Step) -> Vec<Found> {
+    let mut checks = Checks::of(scenario);
+    checks.step(step);
+    checks.found
+}
+
 struct Checks<'a> {
     scenario: &'a Scenario,
     found: Vec<Found>,
 }
 
-impl Checks<'_> {
+impl<'a> Checks<'a> {
+    fn of(scenario: &'a Scenario) -> Checks<'a> {
+        Checks {
+            scenario,
+            found: Vec::new(),
+        }
+    }
+
     fn say(&mut self, span: &Span, message: String) {
         self.found.push(Found {
             span: span.clone(),
@@ -92,7 +110,7 @@ impl Checks<'_> {
         }
     }
 
-    fn distinct<'a>(&mut self, what: &str, names: impl Iterator<Item = &'a At<String>>) {
+    fn distinct<'n>(&mut self, what: &str, names: impl Iterator<Item = &'n At<String>>) {
         let mut seen: Vec<&str> = Vec::new();
         for name in names {
             if seen.contains(&name.as_str()) {
@@ -230,7 +248,7 @@ impl Checks<'_> {
         }
     }
 
-    fn between<'a>(&mut self, hosts: impl IntoIterator<Item = &'a At<String>>, hgs: &Option<At<String>>) {
+    fn between<'n>(&mut self, hosts: impl IntoIterator<Item = &'n At<String>>, hgs: &Option<At<String>>) {
         self.hosts(hosts);
         self.services(hgs);
     }
@@ -240,7 +258,7 @@ impl Checks<'_> {
         self.known("host", name, &known);
     }
 
-    fn hosts<'a>(&mut self, names: impl IntoIterator<Item = &'a At<String>>) {
+    fn hosts<'n>(&mut self, names: impl IntoIterator<Item = &'n At<String>>) {
         for name in names {
             self.host(name);
         }
@@ -257,7 +275,7 @@ impl Checks<'_> {
         self.known("HGS", name, &known);
     }
 
-    fn services<'a>(&mut self, names: impl IntoIterator<Item = &'a At<String>>) {
+    fn services<'n>(&mut self, names: impl IntoIterator<Item = &'n At<String>>) {
         for name in names {
             self.hgs(name);
         }

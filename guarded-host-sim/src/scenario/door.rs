@@ -181,13 +181,21 @@ impl Keeper {
 
     async fn pass(self: Arc<Keeper>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Hung> {
         let Between { from, to, journal, .. } = &self.between;
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned();
         let Some(party) = to.party(&path) else {
             return Ok(plain(StatusCode::NOT_FOUND));
         };
         let open = journal.open();
         let (head, body) = request.into_parts();
-        let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Hung)?.to_bytes();
+        let body = Limited::new(body, LARGEST_BODY)
+            .collect()
+            .await
+            .map_err(|_| Hung)?
+            .to_bytes();
         let mut message = Message {
             step: None,
             at: Default::default(),
@@ -224,7 +232,11 @@ impl Keeper {
         message: &mut Message,
     ) -> Option<(StatusCode, HeaderMap, Bytes)> {
         let Between {
-            from, to, journal, weather, ..
+            from,
+            to,
+            journal,
+            weather,
+            ..
         } = &self.between;
         let place = to.place(from, path);
         if let Some((host, hgs, service)) = place {
@@ -256,7 +268,9 @@ impl Keeper {
             return None;
         };
         if let Some(place) = place {
-            let done = weather.damage(place, |damage| changed(&mut body, |body| damage::of_answer(damage, body)));
+            let done = weather.damage(place, |damage| {
+                changed(&mut body, |body| damage::of_answer(damage, body))
+            });
             if !done.is_empty() {
                 message.remark = Some(format!("the answer was changed on its way: {done:?}"));
             }

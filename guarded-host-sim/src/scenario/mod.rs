@@ -22,5 +22,6 @@ pub mod report;
 pub mod run;
 pub mod schema;
 mod teller;
+pub mod testing;
 pub mod weather;
 pub mod world;

@@ -24,7 +24,11 @@ pub(super) fn message(body: &[u8]) -> Decoded {
 
 fn field(name: &str, value: &Value) -> Field {
     match value {
-        Value::Object(members) => Field::of(name, [], members.iter().map(|(name, value)| field(name, value)).collect()),
+        Value::Object(members) => Field::of(
+            name,
+            [],
+            members.iter().map(|(name, value)| field(name, value)).collect(),
+        ),
         Value::String(text) => match (name, STANDARD.decode(text)) {
             ("package", Ok(bytes)) => Field::leaf(name, "the guest's memory and vTPM, encrypted", bytes),
             _ => Field::leaf(name, text.clone(), text.clone()),

@@ -244,6 +244,34 @@ impl HgsPlan {
     }
 }
 
+impl HostPlan {
+    /// A healthy host, registered with the first HGS.
+    pub fn called(name: &str) -> HostPlan {
+        HostPlan {
+            name: At::from(name),
+            hgs: None,
+            registered: true,
+            protocol: Protocol::default(),
+            volume: first_volume(),
+            before_1803: false,
+            dials: DialChanges::default(),
+        }
+    }
+}
+
+impl VmPlan {
+    /// A shielded VM that belongs to `host`, for the guardian of that host's HGS.
+    pub fn called(name: &str, host: &str) -> VmPlan {
+        VmPlan {
+            name: At::from(name),
+            host: At::from(host),
+            kind: VmKind::Shielded,
+            guardians: Vec::new(),
+            max_offline_unwraps: 0,
+        }
+    }
+}
+
 fn first_volume() -> String {
     "volume".to_owned()
 }
