@@ -125,7 +125,7 @@ async fn metadata(app: web::Data<App>, request: &HttpRequest, body: &[u8]) -> Re
             expected: "none: GetMetaData takes no input".to_owned(),
         }));
     }
-    let _admitted = app.admitted.try_acquire().map_err(|_| Refusal::Unavailable)?;
+    let _admitted = app.readers.try_acquire().map_err(|_| Refusal::Unavailable)?;
     let document = on_a_core(&app, |app| {
         let standing = app.current.get();
         // In the order of MS-KPS 3.1.5.1.2.3.

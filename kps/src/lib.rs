@@ -55,6 +55,8 @@ pub struct App {
     pub(crate) cores: Arc<Semaphore>,
     /// Requests that work or wait; beyond it a request is turned away at once.
     pub(crate) admitted: Semaphore,
+    /// The same for GetMetaData, which needs no database: requests that wait for it do not keep this one out.
+    pub(crate) readers: Semaphore,
 }
 
 /// The tables in SQLite.
@@ -91,6 +93,7 @@ pub async fn start(settings: &Settings, options: &Options, env: impl Into<Env>) 
         metrics: metrics.clone(),
         cores: Arc::new(Semaphore::new(cores())),
         admitted: Semaphore::new(capacity()),
+        readers: Semaphore::new(capacity()),
     }));
     let admin = app.clone();
     bind(
