@@ -80,6 +80,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What Retry-After says, when it says seconds.
     pub retry_after: Option<Duration>,
+    /// How often was asked until this was the answer.
+    pub attempts: usize,
 }
 
 /// `name:port` to the addresses where the fabric really serves it.
@@ -174,7 +176,10 @@ impl LabClient {
         let mut attempt = 0;
         loop {
             let at = addresses.get(attempt % places).copied();
-            let outcome = self.post_at(url, at, content_type, body.clone(), limit).await;
+            let mut outcome = self.post_at(url, at, content_type, body.clone(), limit).await;
+            if let Ok(answer) = &mut outcome {
+                answer.attempts = attempt + 1;
+            }
             let wait = match &outcome {
                 Ok(answer) if answer.status < 500 => return outcome,
                 Ok(answer) => answer.retry_after.unwrap_or_default(),
@@ -331,6 +336,7 @@ impl LabClient {
             status,
             body,
             retry_after,
+            attempts: 1,
         })
     }
 

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod child;
 pub mod client;
+pub mod cluster;
 pub mod commit_point;
 pub mod demo;
 pub mod drill;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use guarded_host_sim::{
-    agent, demo, drill, fabric, gallery, ledger, load, machine,
+    agent, cluster, demo, drill, fabric, gallery, ledger, load, machine,
     owner::{guardian_command, protector_command},
     renew_signer, scenario, shell,
     shielding::{data_command, template_command},
@@ -30,6 +30,8 @@ enum Part {
     Prepare(fabric::prepare::PrepareArgs),
     /// Registers the hosts of a fabric in containers and lets each attest.
     Enrol(fabric::enrol::EnrolArgs),
+    /// Drills on a cluster in containers: what becomes of its clients when parts of it go.
+    Cluster(cluster::ClusterArgs),
     /// Lists the boot logs that a host can take as its template, and what each shows.
     Gallery(gallery::GalleryArgs),
     /// Registers the pending attestation signer with key protection and lets it sign; for a timer.
@@ -90,6 +92,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Part::ShieldingData(args) => return data_command::run(args),
         Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Enrol(args) => fabric::enrol::run(&args)?,
+        Part::Cluster(args) => return cluster::run(&args),
         Part::Gallery(args) => gallery::run(&args)?,
         Part::RenewSigner(args) => renew_signer::run(&args)?,
         Part::Host(args) => machine::run(&args)?,

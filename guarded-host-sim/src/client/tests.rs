@@ -142,7 +142,8 @@ async fn a_busy_service_is_asked_again_after_its_time_and_not_for_ever() {
     let busy = |seconds: u32| told("503 Service Unavailable", &format!("retry-after: {seconds}\r\n"));
     let (address, count) = scripted(vec![busy(1), told("200 OK", "")]);
     let begin = std::time::Instant::now();
-    assert_eq!(ask(&of(vec![address, address])).await.unwrap().status, 200);
+    let answer = ask(&of(vec![address, address])).await.unwrap();
+    assert_eq!((answer.status, answer.attempts), (200, 2));
     assert!(begin.elapsed() >= Duration::from_secs(1));
     assert_eq!(*count.lock().unwrap(), 2);
     // One address, so one retry.
