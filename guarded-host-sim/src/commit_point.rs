@@ -5,7 +5,7 @@
 
 /// Every commit point, in the order in which an operation passes them. A test holds this list
 /// against the source and ends an operation at each.
-pub const COMMIT_POINTS: [(&str, &str); 42] = [
+pub const COMMIT_POINTS: [(&str, &str); 44] = [
     ("power-on:attested", "agent: the health certificate is at hand"),
     ("power-on:rolled", "agent: the KPS has answered, nothing is written"),
     (
@@ -126,6 +126,11 @@ pub const COMMIT_POINTS: [(&str, &str); 42] = [
         "agent: the new VM is durable under a name that nothing reads",
     ),
     ("provision:committed", "agent: the new VM is on the volume"),
+    (
+        "rebuild:written",
+        "owner: the new state and a disk sealed to its vTPM are durable, not committed",
+    ),
+    ("rebuild:committed", "owner: the VM has its new vTPM"),
 ];
 
 /// Ends this process at once when the environment names this point.

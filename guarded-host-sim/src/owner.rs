@@ -24,7 +24,9 @@ use crate::{
     vm::{
         VmId, VmName,
         checkpoint::Checkpoints,
+        disk::{DiskError, Locks},
         guest::{self, GuestError},
+        recovery::{RecoveryPassword, RecoverySlot},
         rekey::{RekeyError, Wishes, rekey},
         security::{Kind, Security},
         state::{Age, GuestState, StateError, StateHeader},
@@ -57,6 +59,7 @@ pub struct OwnedVm {
     /// The VM's GUID.
     pub id: VmId,
     proof_key: Secret32,
+    recovery: RecoveryPassword,
 }
 
 /// Why something at the owner's workstation failed.
@@ -159,7 +162,14 @@ impl Owner {
         let sealed_key = vtpm.seal_volume_key(&volume_key, rng)?;
         let vtpm = vtpm.power_off()?;
         let proof_key = Secret32::random(rng);
-        let disk = guest::new_disk(id, secret, &proof_key, &sealed_key, &volume_key, rng)?;
+        let recovery = RecoveryPassword::random(rng);
+        // Not kept on the disk: it is the owner's to write down.
+        let slot = RecoverySlot::new(id, &volume_key, &recovery, None, rng).map_err(DiskError::from);
+        let locks = Locks {
+            sealed_key,
+            recovery: Some(slot.map_err(GuestError::from)?),
+        };
+        let disk = guest::new_disk(id, secret, &proof_key, &locks, &volume_key, rng)?;
 
         let (protector, key) = KeyProtector::create(&self.keys, guardians, rng)?;
         let state = GuestState {
@@ -181,6 +191,7 @@ impl Owner {
             name: name.clone(),
             id,
             proof_key,
+            recovery,
         })
     }
 
@@ -214,6 +225,11 @@ impl Owner {
 }
 
 impl OwnedVm {
+    /// What unlocks the VM's volume when its vTPM does not. It is kept nowhere else.
+    pub fn recovery_password(&self) -> &RecoveryPassword {
+        &self.recovery
+    }
+
     /// What a guest that unlocked its volume answers to `challenge`.
     pub fn expected_proof(&self, challenge: &[u8]) -> [u8; 32] {
         guest::proof(&self.proof_key, challenge)

@@ -20,7 +20,7 @@ use crate::{
         Owner,
         store::{GuardianName, GuardianStore, StoreError, write_new},
     },
-    vm::{VmName, operation::VmError, security::Kind, volume::Volume},
+    vm::{VmName, operation::VmError, recovery::RecoveryPassword, security::Kind, volume::Volume},
 };
 
 impl Agent {
@@ -72,21 +72,21 @@ impl Agent {
         .await
     }
 
-    /// New-VM with a new local key protector and a vTPM: a VM that this host alone starts.
+    /// New-VM with a new local key protector and a vTPM: a VM that this host alone starts. Gives its recovery password.
     pub(super) async fn make_local_vm(
         &self,
         volume: Volume,
         name: VmName,
         kind: Kind,
         secret: Zeroizing<String>,
-    ) -> Result<(), VmError> {
+    ) -> Result<RecoveryPassword, VmError> {
         let (dir, now) = (self.args.dir.clone(), self.clock.now());
         self.local(move |host| {
             let failed = |error: crate::owner::OwnerError| VmError::Protector(error.to_string());
             let owner = Owner::with_keys(own_guardian(&dir, now)?, &dir.join("new-vms")).map_err(failed)?;
             let place = (&volume, host);
             let made = owner.make_vm(&name, kind, secret.as_bytes(), &[], place, &mut OsRandom);
-            made.map(drop).map_err(failed)
+            made.map(|vm| vm.recovery_password().clone()).map_err(failed)
         })
         .await
     }

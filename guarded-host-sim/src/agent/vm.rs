@@ -65,6 +65,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(receive)
         .service(prove)
         .service(provision::provision)
+        .service(provision::recover)
         .configure(life::routes);
 }
 

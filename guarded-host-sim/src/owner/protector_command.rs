@@ -292,6 +292,11 @@ impl AccessArgs {
         Ok((Inspection::of(protector, &guardians, &opening), opened))
     }
 
+    /// A guardian's keys.
+    pub(crate) fn keys(&self, name: &str) -> anyhow::Result<GuardianKeys> {
+        self.unlock(&find(&self.store.store(), name)?)
+    }
+
     fn unlock(&self, guardian: &StoredGuardian) -> anyhow::Result<GuardianKeys> {
         // Before the password is asked for, which would not help.
         if !guardian.has_private_keys() {

@@ -14,7 +14,7 @@
 //! | field | contents: AES-256-GCM (nonce, ciphertext, tag) under HKDF-SHA-256(transport key, `HGS-PDK`, id); additional data: all of the above |
 //! | field | signature of the owner's signing certificate over `HGS-PDK-SIGNATURE`, a zero byte and all of the above |
 //!
-//! Contents: 32 random bytes (seed of the proof keys), field answer file, then two fields for each other file: name
+//! Contents: 32 random bytes (seed of the VMs' proof and recovery keys), field answer file, then two fields for each other file: name
 //! and content. Policy and templates are to be read without a key, as in the product (Test-ShieldingDataApplicability), and
 //! are changed by nobody: the contents do not open then, and the signature does not hold. The signature is there
 //! because every guardian of a file could seal other contents under its transport key.
@@ -54,6 +54,7 @@ const MAGIC: &[u8; 8] = b"HGSPDK01";
 const CONTENTS_LABEL: &str = "HGS-PDK";
 const SIGNATURE_LABEL: &[u8] = b"HGS-PDK-SIGNATURE\0";
 const PROOF_LABEL: &str = "HGS-PDK-PROOF";
+const RECOVERY_LABEL: &str = "HGS-PDK-RECOVERY";
 
 /// Names a shielding data file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -68,7 +69,7 @@ impl fmt::Display for DataFileId {
 
 /// What is sealed: no `Debug`, wiped when dropped.
 pub struct Contents {
-    proof_seed: Secret32,
+    seed: Secret32,
     answer_file: Zeroizing<Vec<u8>>,
     other_files: Vec<NamedFile>,
 }
@@ -313,7 +314,12 @@ impl ShieldingData {
 
     /// The key by which the guest of the VM `vm`, made with this file, answers its owner's challenges.
     pub fn proof_key(&self, vm: VmId) -> Secret32 {
-        hkdf_sha256(&self.contents.proof_seed, PROOF_LABEL, vm.bytes())
+        hkdf_sha256(&self.contents.seed, PROOF_LABEL, vm.bytes())
+    }
+
+    /// The key under which the disk of the VM `vm`, made with this file, keeps its recovery password.
+    pub fn recovery_key(&self, vm: VmId) -> Secret32 {
+        hkdf_sha256(&self.contents.seed, RECOVERY_LABEL, vm.bytes())
     }
 }
 
@@ -325,7 +331,7 @@ impl Contents {
         rng: &mut dyn Random,
     ) -> Result<Contents, DataFileError> {
         Contents {
-            proof_seed: Secret32::random(rng),
+            seed: Secret32::random(rng),
             answer_file,
             other_files,
         }
@@ -364,7 +370,7 @@ impl Contents {
         let mut out = Zeroizing::new(Vec::with_capacity(
             32 + 4 + self.answer_file.len() + others.sum::<usize>(),
         ));
-        out.extend_from_slice(self.proof_seed.expose());
+        out.extend_from_slice(self.seed.expose());
         fields::put(&mut out, &self.answer_file);
         for file in &self.other_files {
             fields::put(&mut out, file.name.0.as_bytes());
@@ -377,7 +383,7 @@ impl Contents {
         let parts = |rest: &mut &[u8]| {
             let (seed, after) = rest.split_at_checked(32)?;
             *rest = after;
-            let proof_seed = Secret32::from_slice(seed)?;
+            let seed = Secret32::from_slice(seed)?;
             let answer_file = Zeroizing::new(fields::take(rest)?.to_vec());
             let mut other_files = Vec::new();
             while !rest.is_empty() {
@@ -388,7 +394,7 @@ impl Contents {
                 });
             }
             Some(Contents {
-                proof_seed,
+                seed,
                 answer_file,
                 other_files,
             })

@@ -25,9 +25,10 @@ use crate::{
     vm::{
         VmId, VmName,
         checkpoint::Checkpoints,
-        disk::{DiskError, DiskWriter, open_below},
+        disk::{DiskError, DiskWriter, Locks, open_below},
         guest,
         layout::{Map, encode_files},
+        recovery::{Escrow, RecoveryPassword, RecoverySlot},
         security::{Kind, Security},
         state::{Age, GuestState, StateHeader},
         vtpm::{Vtpm, VtpmError},
@@ -139,7 +140,18 @@ pub fn provision(
     let files = encode_files(&files);
     let length = template.catalogue().identity().length;
     let map = Map::new(files.len() as u64, length).ok_or(DiskError::Format)?;
-    let disk = DiskWriter::begin(disk, vm, map.chunks(), &sealed_key, &volume_key)?;
+    let recovery_key = data.recovery_key(vm);
+    let escrow = Escrow {
+        file: data.id().0,
+        key: &recovery_key,
+    };
+    let password = RecoveryPassword::random(rng);
+    let slot = RecoverySlot::new(vm, &volume_key, &password, Some(&escrow), rng).map_err(DiskError::from)?;
+    let locks = Locks {
+        sealed_key,
+        recovery: Some(slot),
+    };
+    let disk = DiskWriter::begin(disk, vm, map.chunks(), &locks, &volume_key)?;
     specialise(disk, vm, &map, data, &files, &template, rng)?;
 
     let state = GuestState {

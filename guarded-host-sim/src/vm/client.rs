@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     fabric::service::http_client,
-    owner::{certificate::printable, command::read_file},
+    owner::{
+        certificate::printable,
+        command::{read_file, read_password},
+    },
     shielding::data_file::LARGEST_DATA_FILE,
 };
 
@@ -46,7 +49,7 @@ pub(super) enum HostVerb {
     Provision(Provision),
     /// Start a VM, or go on from its saved state
     #[command(visible_alias = "resume")]
-    Start(Of),
+    Start(Start),
     /// Shut a VM down
     Stop(Stop),
     /// Let a running VM's guest count one more, in its vTPM and on its volume: what it answers outlasts every crash
@@ -98,6 +101,16 @@ pub(super) struct Create {
     /// File whose text the guest's volume holds
     #[arg(long, value_name = "FILE")]
     secret_file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Start {
+    #[command(flatten)]
+    vm: Of,
+    /// File with the recovery password of the VM's volume, which is typed where the guest asks for it, so that the fabric sees
+    /// it: not of a shielded VM
+    #[arg(long, value_name = "FILE")]
+    recovery_password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -257,10 +270,13 @@ pub(super) fn run(verb: &HostVerb) -> anyhow::Result<()> {
             let body = json!({ "name": args.vm.name, "kind": args.kind, "secret": *secret });
             let host = &args.vm.host;
             let answer: Value = host.ask(Method::POST, "vms", Some(body))?;
-            host.show(
-                &answer,
-                &format!("made {}, which this host alone starts\n", args.vm.name),
-            )
+            let password = answer["recovery_password"].as_str().unwrap_or_default();
+            let text = format!(
+                "made {}, which this host alone starts\nits recovery password, kept nowhere else: {}\n",
+                args.vm.name,
+                printable(password)
+            );
+            host.show(&answer, &text)
         }
         HostVerb::Provision(args) => {
             let data = read_file(&args.shielding_data, LARGEST_DATA_FILE)?;
@@ -275,8 +291,13 @@ pub(super) fn run(verb: &HostVerb) -> anyhow::Result<()> {
             let text = format!("made {name} ({}) of {template} {}\n", made.kind, made.version);
             args.vm.host.show(&made, &text)
         }
-        HostVerb::Start(of) => {
-            let started: super::operation::PoweredOn = of.ask(Method::POST, "power-on", Some(json!({})))?;
+        HostVerb::Start(args) => {
+            let of = &args.vm;
+            let (path, body) = match &args.recovery_password_file {
+                None => ("power-on", json!({})),
+                Some(file) => ("recover", json!({ "recovery_password": *read_password(file)? })),
+            };
+            let started: super::operation::PoweredOn = of.ask(Method::POST, path, Some(body))?;
             let how = if started.offline { " without contact" } else { "" };
             let left = match started.offline_starts_left {
                 0 => String::new(),

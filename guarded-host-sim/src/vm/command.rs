@@ -20,7 +20,10 @@ use super::{
     security::Kind,
     volume::Volume,
 };
-use crate::owner::Owner;
+use crate::{
+    owner::Owner,
+    shielding::recovery_command::{self, RebuildArgs, RecoverArgs, RecoveryKeyArgs},
+};
 
 /// VMs: as a host's administrator runs them, and as their owner changes them.
 #[derive(Debug, clap::Args)]
@@ -36,6 +39,12 @@ enum Verb {
     /// The old protector counts until the new one and the state sealed under its key are on the disk. Whoever could open
     /// the old one still opens older copies of the VM.
     Rekey(RekeyArgs),
+    /// Show the recovery password of a VM's disk to its owner, who has the shielding data that the VM was made with
+    RecoveryKey(RecoveryKeyArgs),
+    /// Write what is on a VM's disk to a folder, as its owner: when the fabric is lost, or only the disk is left
+    Recover(RecoverArgs),
+    /// Give a VM whose state is lost a new vTPM and a new protector, as its owner, by the recovery password of its disk
+    Rebuild(Box<RebuildArgs>),
     #[command(flatten)]
     OfHost(HostVerb),
 }
@@ -71,6 +80,9 @@ struct RekeyArgs {
 pub fn run(args: &VmArgs) -> anyhow::Result<()> {
     match &args.verb {
         Verb::Rekey(args) => run_rekey(args, &Env::system()),
+        Verb::RecoveryKey(args) => recovery_command::show_recovery_key(args, &Env::system()),
+        Verb::Recover(args) => recovery_command::recover(args, &Env::system()),
+        Verb::Rebuild(args) => recovery_command::run_rebuild(args, &Env::system()),
         Verb::OfHost(verb) => client::run(verb),
     }
 }

@@ -1,7 +1,8 @@
 //! `disk.bin`: the VM's volume, encrypted under a key that only its vTPM unseals.
 //!
-//! Header slot (4096 bytes): `HGSVMDK1`, VM id (16), chunk count (u32 LE), then two fields: the
-//! public and the private area of the TPM object that seals the volume key. Then one slot of 4096
+//! Header slot (4096 bytes): `HGSVMDK1`, VM id (16), chunk count (u32 LE), then three fields: the
+//! public and the private area of the TPM object that seals the volume key, and what recovers it ([`super::recovery`];
+//! empty if nothing does). Then one slot of 4096
 //! bytes per chunk: AES-256-GCM nonce, 4068 bytes, tag, with VM id, chunk count and position as
 //! additional data, so chunks cannot be swapped, moved or taken from another disk. A slot is one
 //! page, so a process that is killed leaves the old chunk or the new one. An older copy of a chunk
@@ -28,7 +29,10 @@ use rustix::{
 use zeroize::Zeroizing;
 
 pub use self::writer::DiskWriter;
-use super::{VmId, fields};
+use super::{
+    VmId, fields,
+    recovery::{RecoveryError, RecoveryPassword, RecoverySlot},
+};
 
 /// Bytes of the volume in one chunk.
 pub const CHUNK: usize = SLOT - 12 - 16;
@@ -46,6 +50,15 @@ pub struct SealedVolumeKey {
     pub private: Vec<u8>,
 }
 
+/// What gives a disk's volume key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Locks {
+    /// The vTPM.
+    pub sealed_key: SealedVolumeKey,
+    /// The recovery password, if there is one.
+    pub recovery: Option<RecoverySlot>,
+}
+
 /// Why a disk does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -61,6 +74,9 @@ pub enum DiskError {
     /// The file is not a plain file on the volume of this host.
     #[error("the disk is not a file on this host's volume")]
     Elsewhere,
+    /// The recovery password.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
     /// There is something where a new disk was to be.
     #[error("the file for the new disk is not empty")]
     NotEmpty,
@@ -77,7 +93,7 @@ pub struct LockedDisk {
     file: File,
     vm: VmId,
     chunks: u32,
-    sealed_key: SealedVolumeKey,
+    locks: Locks,
 }
 
 /// A disk with its volume key.
@@ -85,6 +101,7 @@ pub struct Disk {
     file: File,
     vm: VmId,
     chunks: u32,
+    locks: Locks,
     key: Secret32,
 }
 
@@ -108,12 +125,12 @@ impl LockedDisk {
         }
         let mut header = vec![0; SLOT];
         file.read_exact_at(&mut header, 0).map_err(|_| DiskError::Format)?;
-        let (vm, chunks, sealed_key) = parse_header(&header).ok_or(DiskError::Format)?;
+        let (vm, chunks, locks) = parse_header(&header).ok_or(DiskError::Format)?;
         Ok(LockedDisk {
             file,
             vm,
             chunks,
-            sealed_key,
+            locks,
         })
     }
 
@@ -124,7 +141,18 @@ impl LockedDisk {
 
     /// What the vTPM must unseal.
     pub fn sealed_key(&self) -> &SealedVolumeKey {
-        &self.sealed_key
+        &self.locks.sealed_key
+    }
+
+    /// What the recovery password unlocks, if there is one.
+    pub fn recovery(&self) -> Option<&RecoverySlot> {
+        self.locks.recovery.as_ref()
+    }
+
+    /// The volume key, by its recovery password.
+    pub fn recover(&self, password: &RecoveryPassword) -> Result<Secret32, DiskError> {
+        let slot = self.locks.recovery.as_ref().ok_or(RecoveryError::None)?;
+        Ok(slot.unlock(self.vm, password)?)
     }
 
     /// Takes the unsealed key. A wrong key shows at the first chunk.
@@ -133,6 +161,7 @@ impl LockedDisk {
             file: self.file,
             vm: self.vm,
             chunks: self.chunks,
+            locks: self.locks,
             key,
         }
     }
@@ -144,12 +173,12 @@ impl Disk {
     pub fn format(
         vm: VmId,
         chunks: u32,
-        sealed_key: &SealedVolumeKey,
+        locks: &Locks,
         key: &Secret32,
         contents: &[&[u8]],
         rng: &mut dyn Random,
     ) -> Result<Vec<u8>, DiskError> {
-        let mut out = header(vm, chunks, sealed_key)?;
+        let mut out = header(vm, chunks, locks)?;
         for (position, content) in (0..chunks).zip(contents.iter().copied().chain(std::iter::repeat(&[][..]))) {
             out.extend_from_slice(&seal_chunk(vm, chunks, position, key, content, rng));
         }
@@ -176,12 +205,31 @@ impl Disk {
         Ok(self.file.sync_data()?)
     }
 
+    /// Lets another vTPM, or the same in another state, unseal the volume key from now on: rewrites the header, which is
+    /// durable then. It is one page, as a chunk is.
+    pub fn seal_to(&mut self, sealed_key: SealedVolumeKey) -> Result<(), DiskError> {
+        self.locks.sealed_key = sealed_key;
+        let header = header(self.vm, self.chunks, &self.locks)?;
+        self.file.write_all_at(&header, 0)?;
+        Ok(self.file.sync_data()?)
+    }
+
     fn offset(&self, position: u32) -> Result<u64, DiskError> {
         if position >= self.chunks {
             return Err(DiskError::NoChunk(position));
         }
         Ok((u64::from(position) + 1) * SLOT as u64)
     }
+}
+
+/// Whose disk the one at `path` is and what its header says of its key. It may be in use.
+pub fn read_locks(path: &Path) -> Result<(VmId, Locks), DiskError> {
+    let mut header = vec![0; SLOT];
+    File::open(path)?
+        .read_exact_at(&mut header, 0)
+        .map_err(|_| DiskError::Format)?;
+    let (vm, _, locks) = parse_header(&header).ok_or(DiskError::Format)?;
+    Ok((vm, locks))
 }
 
 /// Opens a path that an adversary names: only a plain file below `root`, reached without a link. Links are refused
@@ -205,10 +253,14 @@ pub fn open_below(root: &Path, path: &Path, how: OFlags) -> Result<File, DiskErr
     }
 }
 
-fn header(vm: VmId, chunks: u32, sealed_key: &SealedVolumeKey) -> Result<Vec<u8>, DiskError> {
+fn header(vm: VmId, chunks: u32, locks: &Locks) -> Result<Vec<u8>, DiskError> {
     let mut out = [MAGIC.as_slice(), vm.bytes(), &chunks.to_le_bytes()].concat();
-    fields::put(&mut out, &sealed_key.public);
-    fields::put(&mut out, &sealed_key.private);
+    fields::put(&mut out, &locks.sealed_key.public);
+    fields::put(&mut out, &locks.sealed_key.private);
+    fields::put(
+        &mut out,
+        &locks.recovery.as_ref().map(RecoverySlot::encode).unwrap_or_default(),
+    );
     if out.len() > SLOT || chunks > MAX_CHUNKS {
         return Err(DiskError::Format);
     }
@@ -216,14 +268,18 @@ fn header(vm: VmId, chunks: u32, sealed_key: &SealedVolumeKey) -> Result<Vec<u8>
     Ok(out)
 }
 
-fn parse_header(header: &[u8]) -> Option<(VmId, u32, SealedVolumeKey)> {
+fn parse_header(header: &[u8]) -> Option<(VmId, u32, Locks)> {
     let rest = &mut &*header;
     let magic = fields::take_array::<8>(rest)?;
     let vm = VmId(uuid::Uuid::from_bytes(fields::take_array(rest)?));
     let chunks = fields::take_u32(rest)?;
     let public = fields::take(rest)?.to_vec();
     let private = fields::take(rest)?.to_vec();
-    (magic == *MAGIC && chunks <= MAX_CHUNKS).then_some((vm, chunks, SealedVolumeKey { public, private }))
+    let locks = Locks {
+        sealed_key: SealedVolumeKey { public, private },
+        recovery: RecoverySlot::parse(fields::take(rest)?)?,
+    };
+    (magic == *MAGIC && chunks <= MAX_CHUNKS).then_some((vm, chunks, locks))
 }
 
 fn seal_chunk(vm: VmId, chunks: u32, position: u32, key: &Secret32, content: &[u8], rng: &mut dyn Random) -> Vec<u8> {
@@ -242,15 +298,22 @@ mod tests {
     use hgs_protocol::env::SeededRandom;
     use proptest::prelude::*;
 
+    fn password() -> RecoveryPassword {
+        RecoveryPassword::random(&mut SeededRandom::new(8))
+    }
+
     fn disk() -> (tempfile::NamedTempFile, Secret32, SeededRandom) {
         let mut rng = SeededRandom::new(3);
         let key = Secret32::random(&mut rng);
-        let sealed_key = SealedVolumeKey {
-            public: vec![1; 78],
-            private: vec![2; 160],
-        };
         let vm = VmId::random(&mut rng);
-        let bytes = Disk::format(vm, 4, &sealed_key, &key, &[b"secret", b"boots"], &mut rng).unwrap();
+        let locks = Locks {
+            sealed_key: SealedVolumeKey {
+                public: vec![1; 78],
+                private: vec![2; 160],
+            },
+            recovery: Some(RecoverySlot::new(vm, &key, &password(), None, &mut rng).unwrap()),
+        };
+        let bytes = Disk::format(vm, 4, &locks, &key, &[b"secret", b"boots"], &mut rng).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         (file, key, rng)
@@ -270,6 +333,45 @@ mod tests {
         assert!(again.read(3).unwrap().starts_with(b"new\0"));
         assert!(again.read(0).unwrap().starts_with(b"secret\0"));
         assert!(matches!(again.read(4), Err(DiskError::NoChunk(4))));
+    }
+
+    #[test]
+    fn a_recovery_password_unlocks_and_the_key_is_sealed_anew() {
+        let (file, key, mut rng) = disk();
+        let locked = LockedDisk::open(file.path()).unwrap();
+        let other = RecoveryPassword::random(&mut rng);
+        assert!(matches!(
+            locked.recover(&other),
+            Err(DiskError::Recovery(RecoveryError::Password))
+        ));
+        let recovered = locked.recover(&password()).unwrap();
+        assert_eq!(recovered.expose(), key.expose());
+        let mut disk = locked.unlock(recovered);
+        let sealed = SealedVolumeKey {
+            public: vec![3; 50],
+            private: vec![4; 70],
+        };
+        disk.seal_to(sealed.clone()).unwrap();
+        drop(disk);
+        let again = LockedDisk::open(file.path()).unwrap();
+        assert_eq!(*again.sealed_key(), sealed);
+        let again = again.recover(&password()).map(|key| again.unlock(key)).unwrap();
+        assert!(again.read(0).unwrap().starts_with(b"secret\0"));
+    }
+
+    #[test]
+    fn a_disk_of_before_has_no_recovery_password() {
+        let (file, _, _) = disk();
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        let third = 8 + 16 + 4 + 4 + 78 + 4 + 160;
+        bytes[third..third + 44].fill(0);
+        std::fs::write(file.path(), bytes).unwrap();
+        let locked = LockedDisk::open(file.path()).unwrap();
+        assert!(locked.recovery().is_none());
+        assert!(matches!(
+            locked.recover(&password()),
+            Err(DiskError::Recovery(RecoveryError::None))
+        ));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{
     disk::{CHUNK, Disk, DiskError, DiskWriter, LockedDisk},
     fields,
     layout::Map,
+    recovery::RecoveryPassword,
     security::Channel,
     vtpm::{Vtpm, VtpmError},
 };
@@ -88,12 +89,46 @@ pub struct GuestReport {
     pub tally: Tally,
 }
 
+/// How a guest boots.
+#[derive(Clone, Copy)]
+pub struct Boot<'a> {
+    /// Whether Secure Boot is on. The measurements show it, so a volume whose key is sealed to the one stays locked
+    /// with the other.
+    pub secure: bool,
+    /// What somebody types where the guest asks for its recovery password.
+    pub recovery: Option<&'a RecoveryPassword>,
+}
+
+impl Default for Boot<'_> {
+    fn default() -> Self {
+        Boot {
+            secure: true,
+            recovery: None,
+        }
+    }
+}
+
+impl Boot<'_> {
+    fn measurements(&self) -> [&'static [u8]; 3] {
+        match self.secure {
+            true => BOOT_MEASUREMENTS,
+            false => INSECURE_MEASUREMENTS,
+        }
+    }
+}
+
 /// Why a guest does not come up.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     /// The vTPM refused: its policy names other measurements, or the sealed key is another vTPM's.
     #[error("the vTPM does not unseal the volume key: {0}")]
     Vtpm(#[from] VtpmError),
+    /// The same, and the volume has a recovery password.
+    #[error(
+        "the vTPM does not unseal the volume key: {0}; the guest asks for the recovery password of its volume (vm start \
+         --recovery-password-file)"
+    )]
+    Recovery(#[source] VtpmError),
     /// The volume does not open.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -116,36 +151,18 @@ pub enum GuestError {
 impl Guest {
     /// Boots from the disk: measure, unseal, unlock, read the secret.
     pub fn boot(vm: VmId, vtpm: &mut Vtpm, disk: LockedDisk, rng: &mut dyn Random) -> Result<Guest, GuestError> {
-        Guest::boot_measuring(BOOT_MEASUREMENTS, vm, vtpm, disk, rng)
+        Guest::boot_as(Boot::default(), vm, vtpm, disk, rng)
     }
 
-    /// As [`Guest::boot`] of a VM whose Secure Boot is off. The measurements show it, so a volume whose key is
-    /// sealed to Secure Boot stays locked.
-    pub fn boot_insecurely(
+    /// As [`Guest::boot`], in another configuration, or with a recovery password.
+    pub fn boot_as(
+        boot: Boot<'_>,
         vm: VmId,
         vtpm: &mut Vtpm,
         disk: LockedDisk,
         rng: &mut dyn Random,
     ) -> Result<Guest, GuestError> {
-        Guest::boot_measuring(INSECURE_MEASUREMENTS, vm, vtpm, disk, rng)
-    }
-
-    fn boot_measuring(
-        measurements: [&[u8]; 3],
-        vm: VmId,
-        vtpm: &mut Vtpm,
-        disk: LockedDisk,
-        rng: &mut dyn Random,
-    ) -> Result<Guest, GuestError> {
-        if disk.vm() != vm {
-            return Err(GuestError::ForeignDisk { disk: disk.vm(), vm });
-        }
-        for data in measurements {
-            vtpm.extend(BOOT_PCR, &sha256(data))?;
-        }
-        let disk_key = vtpm.unseal_volume_key(disk.sealed_key(), rng)?;
-        vtpm.extend(UNLOCK_PCR, &sha256(UNLOCKED))?;
-        let disk = disk.unlock(disk_key.clone());
+        let (disk, disk_key) = unlock(boot, vm, vtpm, disk, rng)?;
         let secret = read_secret(&disk)?;
         let chunk = disk.read(PROOF_KEY_CHUNK)?;
         let proof_key = fields::take(&mut chunk.as_slice())
@@ -280,7 +297,7 @@ impl Guest {
 }
 
 /// The owner's secret: the answer file of a VM that was provisioned, else what the owner wrote.
-fn read_secret(disk: &Disk) -> Result<Zeroizing<Vec<u8>>, GuestError> {
+pub fn read_secret(disk: &Disk) -> Result<Zeroizing<Vec<u8>>, GuestError> {
     if let Some(map) = Map::read(disk)? {
         let answer_file = map.files(disk)?.into_iter().next();
         return answer_file
@@ -290,6 +307,44 @@ fn read_secret(disk: &Disk) -> Result<Zeroizing<Vec<u8>>, GuestError> {
     let chunk = disk.read(SECRET_CHUNK)?;
     let secret = fields::take(&mut chunk.as_slice()).map(<[u8]>::to_vec);
     secret.map(Zeroizing::new).ok_or(GuestError::Damaged("volume"))
+}
+
+/// What the guest does before it can read its volume: measures, unseals the volume key, and sees to it that nobody
+/// unseals it again. Where the vTPM refuses, the recovery password unlocks, and the key is sealed to what was measured
+/// now, for the next boot.
+pub fn unlock(
+    boot: Boot<'_>,
+    vm: VmId,
+    vtpm: &mut Vtpm,
+    disk: LockedDisk,
+    rng: &mut dyn Random,
+) -> Result<(Disk, Secret32), GuestError> {
+    if disk.vm() != vm {
+        return Err(GuestError::ForeignDisk { disk: disk.vm(), vm });
+    }
+    for data in boot.measurements() {
+        vtpm.extend(BOOT_PCR, &sha256(data))?;
+    }
+    let (key, anew) = match (vtpm.unseal_volume_key(disk.sealed_key(), rng), boot.recovery) {
+        (Ok(key), _) => (key, None),
+        (Err(error), Some(password)) if error.is_refusal() => {
+            let key = disk.recover(password)?;
+            let sealed = vtpm.seal_volume_key_to(&boot_pcr(boot.measurements()), &key, rng)?;
+            (key, Some(sealed))
+        }
+        (Err(error), None) if error.is_refusal() && disk.recovery().is_some() => {
+            return Err(GuestError::Recovery(error));
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
+    vtpm.extend(UNLOCK_PCR, &sha256(UNLOCKED))?;
+    let mut disk = disk.unlock(key.clone());
+    if let Some(sealed) = anew {
+        // A key that does not open the volume is sealed nowhere.
+        disk.read(SECRET_CHUNK)?;
+        disk.seal_to(sealed)?;
+    }
+    Ok((disk, key))
 }
 
 fn tally(disk: &Disk, vtpm: &mut Vtpm) -> Result<Tally, GuestError> {
@@ -337,7 +392,11 @@ pub fn proof(proof_key: &Secret32, challenge: &[u8]) -> [u8; 32] {
 
 /// The value of [`BOOT_PCR`] (SHA-256 bank) after a regular boot of the guest.
 pub fn expected_boot_pcr() -> [u8; 32] {
-    BOOT_MEASUREMENTS
+    boot_pcr(BOOT_MEASUREMENTS)
+}
+
+fn boot_pcr(measurements: [&[u8]; 3]) -> [u8; 32] {
+    measurements
         .iter()
         .fold([0; 32], |pcr, data| sha256(&[pcr.as_slice(), &sha256(data)].concat()))
 }
@@ -347,7 +406,7 @@ pub fn new_disk(
     vm: VmId,
     secret: &[u8],
     proof_key: &Secret32,
-    sealed_key: &super::disk::SealedVolumeKey,
+    locks: &super::disk::Locks,
     key: &Secret32,
     rng: &mut dyn Random,
 ) -> Result<Vec<u8>, GuestError> {
@@ -358,5 +417,5 @@ pub fn new_disk(
     }
     let mut third = Zeroizing::new(Vec::with_capacity(CHUNK));
     fields::put(&mut third, proof_key.expose());
-    Ok(Disk::format(vm, CHUNKS, sealed_key, key, &[&first, &[], &third], rng)?)
+    Ok(Disk::format(vm, CHUNKS, locks, key, &[&first, &[], &third], rng)?)
 }

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod offline;
 pub mod operation;
 pub mod package;
+pub mod recovery;
 pub mod rekey;
 pub mod request;
 pub mod security;

@@ -22,7 +22,7 @@ use super::{
     VmName,
     guest::GuestReport,
     package::{LARGEST_PACKAGE, MigrationId, PackageError, PackageHeader},
-    request::{Blob, VmReply, VmRequest},
+    request::{Blob, Typed, VmReply, VmRequest},
     volume::{Current, Generation, VmFolder, Volume, VolumeError},
 };
 use crate::{agent::configuration::Server, commit_point::commit_point};
@@ -174,6 +174,17 @@ pub async fn power_on(
     name: &VmName,
     rng: &mut dyn Random,
 ) -> Result<PoweredOn, VmError> {
+    power_on_typing(host, volume, name, None, rng).await
+}
+
+/// As [`power_on`]; `typed` is typed where the guest asks for the recovery password of its volume.
+pub async fn power_on_typing(
+    host: &impl Host,
+    volume: &Volume,
+    name: &VmName,
+    typed: Option<Typed>,
+    rng: &mut dyn Random,
+) -> Result<PoweredOn, VmError> {
     let (folder, current) = own(host, volume, name)?;
     let (offline, prepared) = open(host, &folder, &current).await?;
     let written = folder.write_generation(prepared.generation, &prepared.files, rng);
@@ -192,7 +203,7 @@ pub async fn power_on(
     commit_point("power-on:committed");
     let guest = match prepared.saved {
         true => resume(host, &folder, &current, rng).await?,
-        false => start(host, &folder, &current).await?,
+        false => start_typing(host, &folder, &current, typed).await?,
     };
     Ok(PoweredOn {
         guest,
@@ -438,7 +449,16 @@ async fn or_forget(
 }
 
 async fn start(host: &impl Host, folder: &VmFolder, current: &Current) -> Result<GuestReport, VmError> {
-    match try_start(host, folder, current).await {
+    start_typing(host, folder, current, None).await
+}
+
+async fn start_typing(
+    host: &impl Host,
+    folder: &VmFolder,
+    current: &Current,
+    typed: Option<Typed>,
+) -> Result<GuestReport, VmError> {
+    match try_start_typing(host, folder, current, typed).await {
         Ok(guest) => Ok(guest),
         Err(failed) => {
             // A new power-on brings new keys; the store refuses to forget a guest that runs.
@@ -466,10 +486,20 @@ async fn resume(
 }
 
 async fn try_start(host: &impl Host, folder: &VmFolder, current: &Current) -> Result<GuestReport, VmError> {
+    try_start_typing(host, folder, current, None).await
+}
+
+async fn try_start_typing(
+    host: &impl Host,
+    folder: &VmFolder,
+    current: &Current,
+    recovery_password: Option<Typed>,
+) -> Result<GuestReport, VmError> {
     let request = VmRequest::Start {
         vm: current.vm_id,
         name: folder.name().clone(),
         disk: folder.disk_path(current),
+        recovery_password,
     };
     let VmReply::Started { guest } = host.store(request).await? else {
         return Err(unexpected());

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hgs_protocol::env::Random;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use zeroize::Zeroizing;
 
 use super::{
     VmId, VmName,
@@ -32,6 +33,17 @@ pub const fn in_base64(bytes: usize) -> usize {
 /// Bytes that travel as base64.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Blob(pub Vec<u8>);
+
+/// A secret that a person typed. It shows itself to nobody.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Typed(pub Zeroizing<String>);
+
+impl fmt::Debug for Typed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("typed")
+    }
+}
 
 /// A request of the agent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -78,6 +90,9 @@ pub enum VmRequest {
         name: VmName,
         /// Its disk.
         disk: PathBuf,
+        /// What somebody types where the guest asks for its recovery password.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recovery_password: Option<Typed>,
     },
     /// [`ShieldedVms::save`].
     Save {
@@ -325,9 +340,17 @@ impl ShieldedVms {
                 package,
             } => prepared(self.prepare_resume(vault, &ingress_protector.0, &answer.0, &package.0, rng)?),
             VmRequest::Provision(request) => self.provision_as_asked(vault, &request, rng)?,
-            VmRequest::Start { vm, name, disk } => VmReply::Started {
-                guest: self.start(vault, vm, &name, &disk, rng)?,
-            },
+            VmRequest::Start {
+                vm,
+                name,
+                disk,
+                recovery_password,
+            } => {
+                let typed = recovery_password.as_ref().map(|typed| typed.0.as_str());
+                VmReply::Started {
+                    guest: self.start(vault, vm, &name, &disk, typed, rng)?,
+                }
+            }
             VmRequest::Save { vm, migration } => VmReply::Saved {
                 package: Blob(self.save(vault, vm, migration, rng)?),
             },

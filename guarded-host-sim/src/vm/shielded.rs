@@ -37,7 +37,8 @@ use super::{
     guest::{GuestError, GuestReport},
     memory::{MemoryError, open_memory},
     package::{LARGEST_PACKAGE, MigrationId, Package, PackageError, PackageHeader},
-    security::{Security, SecurityError, Switch},
+    recovery::{RecoveryPassword, RecoveryPasswordError},
+    security::{Kind, Security, SecurityError, Switch},
     started::{Opening, StartedError, Vault, note_leaving, note_offline, note_opened, note_started},
     state::{Age, GuestState, StateError, StateHeader, VtpmState},
     vtpm::VtpmError,
@@ -164,6 +165,15 @@ pub enum ShieldedError {
     /// The disk does not open.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// What was typed is no recovery password.
+    #[error(transparent)]
+    RecoveryPassword(#[from] RecoveryPasswordError),
+    /// Typed where the fabric sees it.
+    #[error(
+        "the VM is shielded, and a recovery password that is typed on its host is seen by the fabric: its owner rebuilds the \
+         VM with it (vm rebuild)"
+    )]
+    TypedOnHost,
     /// No VM was made of a template.
     #[error(transparent)]
     Provision(#[from] ProvisionError),
@@ -304,20 +314,26 @@ impl ShieldedVms {
         }
     }
 
-    /// Starts vTPM and guest of a prepared VM: a boot, or going on where a migration left off.
+    /// Starts vTPM and guest of a prepared VM: a boot, or going on where a migration left off. `recovery` is what somebody
+    /// types where the guest asks for the recovery password of its volume.
     pub fn start(
         &mut self,
         vault: &mut dyn Vault,
         id: VmId,
         name: &VmName,
         disk: &Path,
+        recovery: Option<&str>,
         rng: &mut dyn Random,
     ) -> Result<GuestReport, ShieldedError> {
+        let recovery = recovery.map(RecoveryPassword::parse).transpose()?;
         let folder = self.vtpm_folder(id);
         let disk = self.disk(disk);
         let vm = self.vms.get_mut(&id).ok_or(ShieldedError::NotHere(id))?;
         if vm.phase() == VmPhase::Running {
             return Err(phase_error(id, vm, "stop"));
+        }
+        if recovery.is_some() && vm.seal.security.kind() == Kind::Shielded {
+            return Err(ShieldedError::TypedOnHost);
         }
         note_started(vault, id, vm.seal.age, &vm.seal.key, rng)?;
         commit_point("power-on:recorded");
@@ -326,7 +342,7 @@ impl ShieldedVms {
         }
         let (disk, of) = (disk?, Of::new(id, vm.seal.age));
         self.ledger.note(Event::Started(of))?;
-        match Run::begin(id, name, vm, &folder, disk, rng) {
+        match Run::begin(id, name, vm, &folder, disk, recovery.as_ref(), rng) {
             Ok(run) => {
                 let report = run.guest.report();
                 vm.phase = Phase::Running(Box::new(run));

@@ -52,6 +52,14 @@ pub enum VtpmError {
     },
 }
 
+impl VtpmError {
+    /// Whether the vTPM itself refused: the measurements are others than its policy names, or the object is
+    /// another vTPM's.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, VtpmError::Channel(error) if error.refusal().is_some())
+    }
+}
+
 /// A running vTPM. Dropping it ends its process and removes its folder.
 pub struct Vtpm {
     tpm: Swtpm,
@@ -127,7 +135,17 @@ impl Vtpm {
     /// Seals a volume key so that only this vTPM opens it, and only while the guest boots as
     /// [`expected_boot_pcr`] says and has not unlocked its volume yet.
     pub fn seal_volume_key(&mut self, key: &Secret32, rng: &mut dyn Random) -> Result<SealedVolumeKey, VtpmError> {
-        let policy = response::policy_pcr_digest(policy_pcrs()?, &[expected_boot_pcr(), [0; 32]]);
+        self.seal_volume_key_to(&expected_boot_pcr(), key, rng)
+    }
+
+    /// As [`Vtpm::seal_volume_key`], for a guest whose boot leaves `boot_pcr` in [`BOOT_PCR`].
+    pub fn seal_volume_key_to(
+        &mut self,
+        boot_pcr: &[u8; 32],
+        key: &Secret32,
+        rng: &mut dyn Random,
+    ) -> Result<SealedVolumeKey, VtpmError> {
+        let policy = response::policy_pcr_digest(policy_pcrs()?, &[*boot_pcr, [0; 32]]);
         let parent = self.tpm.channel().read_public(SRK_HANDLE)?;
         let call = command::create_sealed(SRK_HANDLE, &parent.name()?, key.expose(), &policy);
         let mut session = self.session(SessionKind::Encrypting, rng)?;
@@ -296,7 +314,12 @@ const NV_DEFINED: ResponseCode = ResponseCode(0x14C);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::{VmId, disk::LockedDisk, guest};
+    use crate::vm::{
+        VmId,
+        disk::{LockedDisk, Locks},
+        guest,
+        recovery::{RecoveryPassword, RecoverySlot},
+    };
     use hgs_protocol::env::OsRandom;
 
     /// One vTPM for all that a test of this module wants to know: making one takes a second.
@@ -319,14 +342,19 @@ mod tests {
         let disk = dir.path().join("disk.bin");
         let secret = b"the owner's secret";
         let proof_key = Secret32::random(rng);
-        let bytes = guest::new_disk(vm, secret, &proof_key, &sealed, &volume_key, rng).unwrap();
+        let password = RecoveryPassword::random(rng);
+        let locks = Locks {
+            sealed_key: sealed.clone(),
+            recovery: Some(RecoverySlot::new(vm, &volume_key, &password, None, rng).unwrap()),
+        };
+        let bytes = guest::new_disk(vm, secret, &proof_key, &locks, &volume_key, rng).unwrap();
         fs::write(&disk, bytes).unwrap();
 
         // Another boot chain: the vTPM refuses.
         let mut vtpm = Vtpm::power_on("vm1", &state, &run).unwrap();
         vtpm.extend(BOOT_PCR, &[1; 32]).unwrap();
         let other = guest::Guest::boot(vm, &mut vtpm, LockedDisk::open(&disk).unwrap(), rng);
-        assert!(matches!(other, Err(guest::GuestError::Vtpm(VtpmError::Channel(e))) if e.refusal().is_some()));
+        assert!(matches!(other, Err(guest::GuestError::Recovery(e)) if e.is_refusal()));
         drop(vtpm);
 
         // The regular boot chain: the secret is read, and the key cannot be unsealed once more.
@@ -368,6 +396,33 @@ mod tests {
         let again = guest::Guest::boot(vm, &mut vtpm, LockedDisk::open(&disk).unwrap(), rng).unwrap();
         assert_eq!((again.report().boots, again.report().tally), (2, two));
         drop(again);
+
+        // Another configuration: only with the recovery password, and from then on without it.
+        let insecure = guest::Boot {
+            secure: false,
+            recovery: None,
+        };
+        let boot = |boot, rng: &mut dyn Random| {
+            let mut vtpm = Vtpm::power_on("vm1", &state, &run).unwrap();
+            let disk = LockedDisk::open(&disk).unwrap();
+            guest::Guest::boot_as(boot, vm, &mut vtpm, disk, rng).map(|guest| guest.report().boots)
+        };
+        let wrong = guest::Boot {
+            recovery: Some(&RecoveryPassword::random(rng)),
+            ..insecure
+        };
+        let recovering = guest::Boot {
+            recovery: Some(&password),
+            ..insecure
+        };
+        assert!(matches!(boot(insecure, rng), Err(guest::GuestError::Recovery(_))));
+        assert!(matches!(boot(wrong, rng), Err(guest::GuestError::Disk(_))));
+        assert_eq!(boot(recovering, rng).unwrap(), 3);
+        assert_eq!(boot(insecure, rng).unwrap(), 4);
+        assert!(matches!(
+            boot(guest::Boot::default(), rng),
+            Err(guest::GuestError::Recovery(_))
+        ));
 
         // Another vTPM does not load the sealed key, and another VM does not take the disk.
         let stranger = Vtpm::manufacture(&maker, "vm2", &dir.path().join("vtpm2"), rng).unwrap();

@@ -3,6 +3,7 @@
 
 mod data_files;
 mod provision;
+mod recovery;
 #[path = "../support/mod.rs"]
 mod support;
 mod templates;
@@ -16,11 +17,17 @@ use serde_json::Value;
 
 /// Runs `guarded-host-sim WORDS` in `folder`; gives its JSON or text, or its refusal.
 fn program(folder: &Path, words: &str) -> Result<Value, String> {
+    program_with(folder, words, &[])
+}
+
+/// The same with more variables.
+fn program_with(folder: &Path, words: &str, variables: &[(&str, &str)]) -> Result<Value, String> {
     let done = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
         .args(words.split_whitespace())
         .current_dir(folder)
         .env_remove("RUST_BACKTRACE")
         .env("HGS_GUARDIAN_PASSWORD", "correct horse battery")
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap();

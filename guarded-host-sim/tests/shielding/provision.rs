@@ -130,7 +130,7 @@ fn vm_on(host: &SimHost, folder: &Path, words: &str) -> Result<Value, String> {
     program(folder, &format!("vm {words} --agent {} --json", host.agent_url))
 }
 
-fn id(made: &Value) -> VmId {
+pub(crate) fn id(made: &Value) -> VmId {
     serde_json::from_value(made["vm"].clone()).unwrap()
 }
 
@@ -201,7 +201,7 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     forms
 }
 
-fn every_file(folder: &Path, look: &mut impl FnMut(&Path, &[u8])) {
+pub(crate) fn every_file(folder: &Path, look: &mut impl FnMut(&Path, &[u8])) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let (path, kind) = (entry.path(), entry.file_type().unwrap());
         if kind.is_dir() {

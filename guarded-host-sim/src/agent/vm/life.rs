@@ -104,7 +104,8 @@ async fn make_local(agent: Data<Agent>, new: Json<NewVm>) -> HttpResponse {
     let NewVm { name, kind, secret } = new.into_inner();
     alone(agent, name, async move |agent, volume, name| {
         let made = agent.make_local_vm(volume.clone(), name.clone(), kind, secret);
-        made.await.map(|()| json!({}))
+        let password = made.await?;
+        Ok(json!({ "recovery_password": *password.expose_text() }))
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! Initialize-ShieldedVM in the agent's control API.
+//! Initialize-ShieldedVM in the agent's control API, and a start with the recovery password of a VM's volume.
 
 use actix_web::{
     HttpResponse, post,
@@ -6,10 +6,13 @@ use actix_web::{
 };
 use hgs_protocol::env::OsRandom;
 
+use serde::Deserialize;
+
 use super::{Agent, life::alone};
 use crate::vm::{
     VmName,
     operation::{self, NewShieldedVm},
+    request::Typed,
 };
 
 /// Makes a VM of a template on the host's volume and shielding data.
@@ -17,6 +20,22 @@ use crate::vm::{
 pub(super) async fn provision(agent: Data<Agent>, name: Path<VmName>, new: Json<NewShieldedVm>) -> HttpResponse {
     alone(agent, name.into_inner(), async move |agent, volume, name| {
         operation::provision(agent, volume, name, new.into_inner(), &mut OsRandom).await
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AtItsConsole {
+    recovery_password: Typed,
+}
+
+/// Start-VM, with the recovery password typed at the VM's console. Not for a shielded VM.
+#[post("/v1/vms/{name}/recover")]
+pub(super) async fn recover(agent: Data<Agent>, name: Path<VmName>, at: Json<AtItsConsole>) -> HttpResponse {
+    alone(agent, name.into_inner(), async move |agent, volume, name| {
+        let typed = Some(at.into_inner().recovery_password);
+        operation::power_on_typing(agent, volume, name, typed, &mut OsRandom).await
     })
     .await
 }

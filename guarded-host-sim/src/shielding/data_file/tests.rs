@@ -121,7 +121,7 @@ fn proof_keys_are_each_vms_own() {
     let rng: &mut dyn Random = &mut SeededRandom::new(8);
     let [one, two] = [VmId::random(rng), VmId::random(rng)].map(|vm| data.proof_key(vm));
     assert_ne!(one.expose(), two.expose());
-    assert_ne!(one.expose(), data.contents.proof_seed.expose());
+    assert_ne!(one.expose(), data.contents.seed.expose());
 }
 
 #[test]
@@ -180,6 +180,6 @@ proptest! {
         let after = Contents::parse(&before.encode()).unwrap();
         prop_assert_eq!(after.answer_file(), answer.as_slice());
         prop_assert_eq!(after.other_files()[0].content.as_slice(), other.as_slice());
-        prop_assert_eq!(after.proof_seed.expose(), before.proof_seed.expose());
+        prop_assert_eq!(after.seed.expose(), before.seed.expose());
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use hgs_protocol::{env::Random, secret::Secret32};
 use zeroize::Zeroizing;
 
-use super::{CHUNK, DiskError, SealedVolumeKey, VmId, header, seal_chunk};
+use super::{CHUNK, DiskError, Locks, VmId, header, seal_chunk};
 
 /// A disk that is being written. It is whole once [`DiskWriter::finish`] returns.
 pub struct DiskWriter<'k> {
@@ -27,14 +27,14 @@ impl<'k> DiskWriter<'k> {
         file: File,
         vm: VmId,
         chunks: u32,
-        sealed_key: &SealedVolumeKey,
+        locks: &Locks,
         key: &'k Secret32,
     ) -> Result<DiskWriter<'k>, DiskError> {
         if file.metadata()?.len() != 0 {
             return Err(DiskError::NotEmpty);
         }
         let mut file = BufWriter::new(file);
-        file.write_all(&header(vm, chunks, sealed_key)?)?;
+        file.write_all(&header(vm, chunks, locks)?)?;
         Ok(DiskWriter {
             file,
             vm,
@@ -102,20 +102,23 @@ impl<'k> DiskWriter<'k> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::disk::LockedDisk;
+    use crate::vm::disk::{LockedDisk, SealedVolumeKey};
     use hgs_protocol::env::SeededRandom;
 
     #[test]
     fn what_is_appended_in_pieces_is_read_in_chunks() {
         let rng: &mut dyn Random = &mut SeededRandom::new(1);
         let (vm, key) = (VmId::random(rng), Secret32::random(rng));
-        let sealed = SealedVolumeKey {
-            public: vec![1; 78],
-            private: vec![2; 160],
+        let locks = Locks {
+            sealed_key: SealedVolumeKey {
+                public: vec![1; 78],
+                private: vec![2; 160],
+            },
+            recovery: None,
         };
         let path = tempfile::NamedTempFile::new().unwrap();
         let open = || File::options().read(true).write(true).open(path.path()).unwrap();
-        let mut disk = DiskWriter::begin(open(), vm, 6, &sealed, &key).unwrap();
+        let mut disk = DiskWriter::begin(open(), vm, 6, &locks, &key).unwrap();
         disk.chunk(b"alone", rng).unwrap();
         for piece in [1000, 3000, 1000] {
             disk.append(&vec![7; piece], rng).unwrap();
@@ -124,7 +127,7 @@ mod tests {
         disk.append(b"behind", rng).unwrap();
         disk.finish(rng).unwrap();
 
-        let again = DiskWriter::begin(open(), vm, 6, &sealed, &key);
+        let again = DiskWriter::begin(open(), vm, 6, &locks, &key);
         assert!(matches!(again, Err(DiskError::NotEmpty)));
         let disk = LockedDisk::open(path.path()).unwrap().unlock(key.clone());
         assert!(disk.read(0).unwrap().starts_with(b"alone\0"));
@@ -136,7 +139,7 @@ mod tests {
 
         std::fs::write(path.path(), b"").unwrap();
         drop(disk);
-        let mut full = DiskWriter::begin(open(), vm, 1, &sealed, &key).unwrap();
+        let mut full = DiskWriter::begin(open(), vm, 1, &locks, &key).unwrap();
         full.chunk(b"x", rng).unwrap();
         assert!(matches!(full.chunk(b"y", rng), Err(DiskError::NoChunk(1))));
     }

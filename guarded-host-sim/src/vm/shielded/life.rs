@@ -88,7 +88,7 @@ impl ShieldedVms {
         commit_point("reset:cut");
         let (disk, of) = (self.disk(disk)?, Of::new(id, seal.age));
         self.ledger.note(Event::Started(of))?;
-        match Run::boot(seal.security, id, vtpm, disk, rng) {
+        match Run::boot(seal.security, id, vtpm, disk, None, rng) {
             Ok(run) => {
                 let report = run.guest.report();
                 let phase = Phase::Running(Box::new(run));

@@ -9,7 +9,8 @@ use crate::{
     commit_point::commit_point,
     vm::{
         VmId, VmName,
-        guest::Guest,
+        guest::{Boot, Guest},
+        recovery::RecoveryPassword,
         security::{Security, Switch},
         vtpm::Vtpm,
     },
@@ -29,6 +30,7 @@ impl Run {
         vm: &Vm,
         folder: &Path,
         disk: LockedDisk,
+        recovery: Option<&RecoveryPassword>,
         rng: &mut dyn Random,
     ) -> Result<Run, ShieldedError> {
         let (vtpm, memory, resumed) = match &vm.phase {
@@ -38,7 +40,7 @@ impl Run {
             } => {
                 let vtpm = Vtpm::power_on(name.as_str(), vtpm, folder)?;
                 commit_point("power-on:vtpm-started");
-                let run = Run::boot(vm.seal.security, id, vtpm, disk, rng)?;
+                let run = Run::boot(vm.seal.security, id, vtpm, disk, recovery, rng)?;
                 commit_point("power-on:booted");
                 return Ok(run);
             }
@@ -68,12 +70,11 @@ impl Run {
         id: VmId,
         mut vtpm: Vtpm,
         disk: LockedDisk,
+        recovery: Option<&RecoveryPassword>,
         rng: &mut dyn Random,
     ) -> Result<Run, ShieldedError> {
-        let guest = match security.is_on(Switch::SecureBoot) {
-            true => Guest::boot(id, &mut vtpm, disk, rng)?,
-            false => Guest::boot_insecurely(id, &mut vtpm, disk, rng)?,
-        };
+        let secure = security.is_on(Switch::SecureBoot);
+        let guest = Guest::boot_as(Boot { secure, recovery }, id, &mut vtpm, disk, rng)?;
         Ok(Run { vtpm, guest })
     }
 }

@@ -80,9 +80,18 @@ impl VmFolder {
 
     /// A copy of a checkpoint's disk beside the disk of now; it counts once `current.json` names it.
     pub fn stage_disk(&self, id: CheckpointId, rng: &mut dyn Random) -> Result<DiskTag, VolumeError> {
+        self.stage(&self.checkpoint_path(id).join(FIRST_DISK), rng)
+    }
+
+    /// A copy of the disk of now beside it; it counts once `current.json` names it.
+    pub fn copy_disk(&self, current: &Current, rng: &mut dyn Random) -> Result<DiskTag, VolumeError> {
+        self.stage(&self.disk_path(current), rng)
+    }
+
+    fn stage(&self, from: &Path, rng: &mut dyn Random) -> Result<DiskTag, VolumeError> {
         let tag = DiskTag(u32::from_le_bytes(rng.bytes()));
         let path = self.path().join(tag.file_name());
-        copy_durably(&self.checkpoint_path(id).join(FIRST_DISK), &path)?;
+        copy_durably(from, &path)?;
         sync_folder(self.path())?;
         give_to_owner_of(self.path(), &path)?;
         Ok(tag)
