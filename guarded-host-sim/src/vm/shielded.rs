@@ -10,6 +10,7 @@
 //! from the last roll is used only after its use was counted ([`super::offline`]).
 
 mod life;
+mod opened;
 mod provision;
 mod run;
 
@@ -19,27 +20,28 @@ use std::{
 };
 
 use hgs_protocol::{
-    crypto::RsaPrivateKey,
     env::Random,
-    protector::{KeyProtector, OpenedRelease, ReleaseError, RollError, check_roll, open_release},
+    protector::{KeyProtector, ReleaseError, RollError},
     secret::TransportKey,
-    wire::kps::RollTransportKeyResponse,
     xml::XmlError,
 };
 use zeroize::Zeroizing;
 
-use self::run::Run;
-pub use self::{life::Resealed, provision::Provisioned};
+pub use self::{life::Resealed, opened::AtRest, provision::Provisioned};
+use self::{
+    opened::{Next, OpenedVm, Released},
+    run::Run,
+};
 use super::{
     VmId, VmName,
     checkpoint::{CheckpointError, Checkpoints},
     disk::{DiskError, LockedDisk},
     guest::{GuestError, GuestReport},
-    memory::{MemoryError, open_memory},
+    memory::MemoryError,
     package::{LARGEST_PACKAGE, MigrationId, Package, PackageError, PackageHeader},
     recovery::{RecoveryPassword, RecoveryPasswordError},
     security::{Kind, Security, SecurityError, Switch},
-    started::{Opening, StartedError, Vault, note_leaving, note_offline, note_opened, note_started},
+    started::{StartedError, Vault, note_leaving, note_offline, note_opened, note_started},
     state::{Age, GuestState, StateError, StateHeader, VtpmState},
     vtpm::VtpmError,
 };
@@ -515,87 +517,5 @@ fn phase_error(vm: VmId, here: &Vm, wanted: &'static str) -> ShieldedError {
         vm,
         phase: here.phase(),
         wanted,
-    }
-}
-
-/// The files of a VM that does not run, as they lie on the volume.
-#[derive(Clone, Copy)]
-pub struct AtRest<'a> {
-    /// The sealed state.
-    pub guest_state: &'a [u8],
-    /// The sealed memory, if the VM is saved.
-    pub memory: Option<&'a [u8]>,
-}
-
-/// A VM whose state or package has opened.
-struct OpenedVm {
-    vm: VmId,
-    age: Age,
-    security: Security,
-    checkpoints: Checkpoints,
-    vtpm: VtpmState,
-    start: Start,
-}
-
-impl AtRest<'_> {
-    fn open(&self, key: &TransportKey) -> Result<OpenedVm, ShieldedError> {
-        let state = GuestState::open(self.guest_state, key)?;
-        let memory = self
-            .memory
-            .map(|memory| open_memory(memory, key, &state.header, self.guest_state));
-        Ok(OpenedVm {
-            vm: state.header.vm,
-            age: state.header.age,
-            security: state.header.security,
-            checkpoints: state.checkpoints,
-            vtpm: state.vtpm,
-            start: memory.transpose()?.map_or(Start::Boot, Start::Resume),
-        })
-    }
-}
-
-/// What a VM is sealed with for a start.
-struct Next {
-    age: Age,
-    key: TransportKey,
-    protector: Vec<u8>,
-    offline_starts_left: u32,
-}
-
-/// An answer of the KPS that was opened, and whose egress protector follows from the ingress protector.
-struct Released {
-    release: OpenedRelease,
-    protector: Vec<u8>,
-    digest: [u8; 32],
-}
-
-impl Released {
-    fn open(vsm_key: &RsaPrivateKey, ingress_protector: &[u8], answer: &[u8]) -> Result<Released, ShieldedError> {
-        let answer = RollTransportKeyResponse::parse(answer)?;
-        let release = open_release(&answer, vsm_key)?;
-        let egress = check_roll(ingress_protector, &answer.egress_protector, &release.egress)?;
-        Ok(Released {
-            release,
-            protector: answer.egress_protector,
-            digest: egress.digest(),
-        })
-    }
-
-    fn opening(&self, package: Option<MigrationId>) -> Opening<'_> {
-        Opening {
-            release: &self.release,
-            egress_protector: self.digest,
-            package,
-        }
-    }
-
-    /// After the state of `age`.
-    fn next(self, age: Age) -> Next {
-        Next {
-            age: Age::rolled(age.generation.saturating_add(1)),
-            offline_starts_left: self.release.max_offline_unwraps,
-            key: self.release.egress,
-            protector: self.protector,
-        }
     }
 }
