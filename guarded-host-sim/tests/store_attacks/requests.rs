@@ -72,6 +72,7 @@ impl Files {
             vm: self.id,
             name: self.name.clone(),
             disk: self.disk.clone(),
+            recovery_password: None,
         }
     }
 
@@ -412,5 +413,6 @@ pub(crate) fn elsewhere(files: &Files, disk: &Path) -> VmRequest {
         vm: files.id,
         name: files.name.clone(),
         disk: disk.to_path_buf(),
+        recovery_password: None,
     }
 }
