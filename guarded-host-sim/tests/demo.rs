@@ -7,8 +7,9 @@ mod support;
 
 use std::{
     collections::BTreeSet,
+    fs,
     io::Read,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -23,7 +24,7 @@ use kps::{
     guardian::Vault,
     store::{KeyPlace, StoredCertificate},
 };
-use private_keys::{private_keys_below, private_keys_in};
+use private_keys::private_keys_in;
 use serde_json::Value;
 use support::{Folder, kill, process, processes_of, wait_until};
 
@@ -275,4 +276,20 @@ fn a_killed_demonstration_leaves_no_process_behind() {
     demo.kill().unwrap();
     demo.wait().unwrap();
     nothing_runs(&folder);
+}
+
+/// Every file below `folder` with the moduli (without leading zeros) of the private keys in it.
+fn private_keys_below(folder: &Path) -> Vec<(PathBuf, BTreeSet<Vec<u8>>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => found.extend(private_keys_below(&entry.path())),
+            kind if kind.is_file() => {
+                let keys = private_keys_in(&fs::read(entry.path()).unwrap());
+                found.push((entry.path(), keys));
+            }
+            _ => {}
+        }
+    }
+    found
 }

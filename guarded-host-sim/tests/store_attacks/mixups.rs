@@ -22,6 +22,9 @@ use crate::{
     support::Stage,
 };
 
+/// A part of an answer of the KPS.
+type Part = fn(&mut RollTransportKeyResponse) -> &mut Vec<u8>;
+
 /// The attacker: hands, and a fabric that answers it as it answers any agent.
 pub(crate) struct Attacker<'a> {
     pub(crate) stage: &'a Stage,
@@ -120,7 +123,7 @@ impl Attacker<'_> {
             &request,
             sealed,
         );
-        let parts: [(&str, fn(&mut RollTransportKeyResponse) -> &mut Vec<u8>); 3] = [
+        let parts: [(&str, Part); 3] = [
             ("transfer key", |answer| &mut answer.encrypted_transfer_key),
             ("wrapping key", |answer| &mut answer.encrypted_wrapping_key),
             ("transport keys", |answer| &mut answer.encrypted_transport_keys),

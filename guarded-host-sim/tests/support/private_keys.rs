@@ -1,28 +1,8 @@
-//! Finds RSA private keys in files, however they were written down.
+//! Finds RSA private keys in bytes, however they were written down.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
 
 use base64::{Engine, alphabet, engine::GeneralPurpose, engine::general_purpose::NO_PAD};
-
-/// Every file below `folder` with the moduli (without leading zeros) of the private keys in it.
-pub(crate) fn private_keys_below(folder: &Path) -> Vec<(PathBuf, BTreeSet<Vec<u8>>)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().flatten() {
-        match entry.file_type().unwrap() {
-            kind if kind.is_dir() => found.extend(private_keys_below(&entry.path())),
-            kind if kind.is_file() => {
-                let keys = private_keys_in(&fs::read(entry.path()).unwrap());
-                found.push((entry.path(), keys));
-            }
-            _ => {}
-        }
-    }
-    found
-}
 
 /// The moduli of the private keys in `bytes`: DER of PKCS#1, by itself or inside PKCS#8, as it stands, in
 /// base64 (so PEM, JSON and XML too) or in hex.
