@@ -2,15 +2,8 @@
 //!
 //! KPS messages stay generic on the wire; the reason then comes from the service's audit.
 
-use std::time::Duration;
-
 use anyhow::Context;
-use hgs_protocol::{
-    crypto::RsaPrivateKey,
-    env::{Clock, OsRandom},
-    health::{AttestationMode, AttestationSigner, CertificateKind, HealthCertificateRequest},
-    wire::kps::RollTransportKeyRequest,
-};
+use hgs_protocol::{env::OsRandom, wire::kps::RollTransportKeyRequest};
 use serde_json::{Value, json};
 
 use super::{
@@ -21,7 +14,7 @@ use super::{
     story::{Hosts, STRANGER, Scene, accepted, attested, blocking, named, outcome, register_model, step},
 };
 use crate::{
-    fabric::{hgs::Hgs, host::SimHost},
+    fabric::{attestation::untrusted_certificate, hgs::Hgs, host::SimHost},
     machine::dials::Dials,
     vm::{guest::GuestReport, volume::Volume},
 };
@@ -165,21 +158,6 @@ async fn with_reason(hgs: &Hgs, outcome: Outcome) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Refused(told));
     }
     Ok(Outcome::Refused(format!("{told} [audit: {reason}]")))
-}
-
-/// A health certificate that would be good, had the KPS any reason to trust who signed it.
-fn untrusted_certificate() -> anyhow::Result<Vec<u8>> {
-    let (now, rng) = (Clock::system().now(), &mut OsRandom);
-    let signer = AttestationSigner::generate(now, rng)?;
-    let request = HealthCertificateRequest {
-        key: RsaPrivateKey::generate_2048()?.public().clone().into(),
-        kind: CertificateKind::Encryption,
-        mode: AttestationMode::Tpm,
-        policies: Vec::new(),
-        issued_at: now,
-        lifetime: Duration::from_secs(8 * 3600),
-    };
-    Ok(signer.issue(&request, rng)?)
 }
 
 /// Changes one bit of the guardian's signature; the document stays well-formed.

@@ -1,8 +1,15 @@
 //! What an administrator does with an attestation service, and its signers as anybody reads them.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cms::{cert::CertificateChoices, content_info::ContentInfo, signed_data::SignedData};
+use hgs_protocol::{
+    crypto::RsaPrivateKey,
+    env::{Clock, OsRandom},
+    health::{AttestationMode, AttestationSigner, CertificateKind, HealthCertificateRequest},
+};
 use serde_json::{Value, json};
 use x509_cert::der::{Decode, Encode};
 
@@ -66,4 +73,19 @@ pub fn signing_certificates(answer: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
         CertificateChoices::Other(_) => bail!("signingCertificates holds something else"),
     });
     certificates.collect()
+}
+
+/// A health certificate that would be good, had the KPS any reason to trust who signed it.
+pub(crate) fn untrusted_certificate() -> anyhow::Result<Vec<u8>> {
+    let (now, rng) = (Clock::system().now(), &mut OsRandom);
+    let signer = AttestationSigner::generate(now, rng)?;
+    let request = HealthCertificateRequest {
+        key: RsaPrivateKey::generate_2048()?.public().clone().into(),
+        kind: CertificateKind::Encryption,
+        mode: AttestationMode::Tpm,
+        policies: Vec::new(),
+        issued_at: now,
+        lifetime: Duration::from_secs(8 * 3600),
+    };
+    Ok(signer.issue(&request, rng)?)
 }

@@ -74,7 +74,7 @@ pub fn advice(came: &Came) -> Vec<String> {
     let status = came
         .status
         .as_deref()
-        .and_then(|name| STATUSES.into_iter().find(|s| format!("{s:?}") == name));
+        .and_then(|name| AttestationStatus::ALL.into_iter().find(|s| format!("{s:?}") == name));
     if let Some(status) = status {
         tell(status.remedy().to_owned());
     }
@@ -87,17 +87,6 @@ pub fn advice(came: &Came) -> Vec<String> {
     }
     told
 }
-
-const STATUSES: [AttestationStatus; 8] = [
-    AttestationStatus::NotConfigured,
-    AttestationStatus::Unknown,
-    AttestationStatus::Passed,
-    AttestationStatus::Expired,
-    AttestationStatus::TransientError,
-    AttestationStatus::UnauthorizedHost,
-    AttestationStatus::TpmError,
-    AttestationStatus::InsecureHostConfiguration,
-];
 
 /// Errors of both protocols and what an administrator does about each.
 const ERRORS: [(&str, &str); 19] = [

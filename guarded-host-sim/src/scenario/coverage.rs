@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hgs_protocol::{
-    status::{POLICIES, SubstatusFlag},
+    status::{AttestationStatus, POLICIES, SubstatusFlag},
     wire::{
         hgsa::{Reply, Request},
         kps::ErrorMessage,
@@ -129,9 +129,9 @@ pub fn coverage(reports: &[Report]) -> Vec<Group> {
         list("Error codes of key protection (MS-KPS and this project's)", &CODES),
         Group {
             title: "AttestationStatus",
-            items: STATUSES
+            items: AttestationStatus::ALL
                 .iter()
-                .map(|name| statuses.item(name, "the product", None))
+                .map(|status| statuses.item(&format!("{status:?}"), "the product", None))
                 .collect(),
         },
         Group {
@@ -251,16 +251,6 @@ const CODES: [(&str, &str); 9] = [
     ("MetadataException", "this project"),
     ("UnavailableException", "this project"),
     ("InternalException", "this project"),
-];
-const STATUSES: [&str; 8] = [
-    "NotConfigured",
-    "Unknown",
-    "Passed",
-    "Expired",
-    "TransientError",
-    "UnauthorizedHost",
-    "TpmError",
-    "InsecureHostConfiguration",
 ];
 
 #[cfg(test)]

@@ -8,12 +8,10 @@ mod recovery;
 mod support;
 mod templates;
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
+use support::{refused_for, said};
 
 /// Runs `guarded-host-sim WORDS` in `folder`; gives its JSON or text, or its refusal.
 fn program(folder: &Path, words: &str) -> Result<Value, String> {
@@ -22,24 +20,13 @@ fn program(folder: &Path, words: &str) -> Result<Value, String> {
 
 /// The same with more variables.
 fn program_with(folder: &Path, words: &str, variables: &[(&str, &str)]) -> Result<Value, String> {
-    let done = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
-        .args(words.split_whitespace())
-        .current_dir(folder)
-        .env_remove("RUST_BACKTRACE")
-        .env("HGS_GUARDIAN_PASSWORD", "correct horse battery")
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (out, error) = (
-        String::from_utf8(done.stdout).unwrap(),
-        String::from_utf8(done.stderr).unwrap(),
-    );
-    assert!(!error.contains("panicked"), "{error}");
-    match done.status.success() {
-        true => Ok(serde_json::from_str(&out).unwrap_or(Value::String(out))),
-        false => Err(error),
-    }
+    said(
+        Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
+            .args(words.split_whitespace())
+            .current_dir(folder)
+            .env("HGS_GUARDIAN_PASSWORD", "correct horse battery")
+            .envs(variables.iter().copied()),
+    )
 }
 
 /// Panics unless the command succeeds.
@@ -49,12 +36,5 @@ fn good(folder: &Path, words: &str) -> Value {
 
 /// Panics unless the command is refused with all of `reasons`.
 fn refused(folder: &Path, words: &str, reasons: &[&str]) {
-    match program(folder, words) {
-        Ok(answer) => panic!("{words} was not refused: {answer}"),
-        Err(error) => {
-            for reason in reasons {
-                assert!(error.contains(reason), "{words}: {reason:?} is not in: {error}");
-            }
-        }
-    }
+    refused_for(program(folder, words), words, reasons);
 }

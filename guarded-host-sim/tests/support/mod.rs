@@ -6,6 +6,7 @@ pub(crate) mod needles;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -235,5 +236,32 @@ pub(crate) fn wait_until(seconds: u64, what: &str, mut condition: impl FnMut() -
     while !condition() {
         assert!(Instant::now() < end, "after {seconds} s still not: {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a command of the program says: its JSON or text, or its refusal. A panic is neither.
+pub(crate) fn said(command: &mut Command) -> Result<serde_json::Value, String> {
+    command.env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+    let done = command.output().unwrap();
+    let (out, error) = (
+        String::from_utf8(done.stdout).unwrap(),
+        String::from_utf8(done.stderr).unwrap(),
+    );
+    assert!(!error.contains("panicked"), "{error}");
+    match done.status.success() {
+        true => Ok(serde_json::from_str(&out).unwrap_or(serde_json::Value::String(out))),
+        false => Err(error),
+    }
+}
+
+/// Panics unless `words` were refused with all of `reasons`.
+pub(crate) fn refused_for(said: Result<serde_json::Value, String>, words: &str, reasons: &[&str]) {
+    match said {
+        Ok(answer) => panic!("{words} was not refused: {answer}"),
+        Err(error) => {
+            for reason in reasons {
+                assert!(error.contains(reason), "{words}: {reason:?} is not in: {error}");
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    process::Stdio,
 };
 
 use super::*;

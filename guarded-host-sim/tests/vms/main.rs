@@ -11,11 +11,7 @@ mod local;
 mod support;
 mod transfer;
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use guarded_host_sim::{
@@ -32,7 +28,7 @@ use guarded_host_sim::{
 };
 use hgs_protocol::env::OsRandom;
 use serde_json::{Value, json};
-use support::Stage;
+use support::{Stage, refused_for, said};
 
 /// The secret of the VM `ledger`.
 const SECRET: &str = "what is written in the books";
@@ -44,21 +40,7 @@ fn vm(host: &SimHost, words: &str) -> Result<Value, String> {
 
 /// Runs `guarded-host-sim WORDS`.
 fn program(words: &str) -> Result<Value, String> {
-    let done = Command::new(env!("CARGO_BIN_EXE_guarded-host-sim"))
-        .args(words.split(' '))
-        .env_remove("RUST_BACKTRACE")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (out, error) = (
-        String::from_utf8(done.stdout).unwrap(),
-        String::from_utf8(done.stderr).unwrap(),
-    );
-    assert!(!error.contains("panicked"), "{error}");
-    match done.status.success() {
-        true => Ok(serde_json::from_str(&out).unwrap_or(Value::String(out))),
-        false => Err(error),
-    }
+    said(Command::new(env!("CARGO_BIN_EXE_guarded-host-sim")).args(words.split(' ')))
 }
 
 /// Panics unless the command succeeds.
@@ -68,14 +50,7 @@ fn good(host: &SimHost, words: &str) -> Value {
 
 /// Panics unless the command is refused with all of `reasons`.
 fn refused(host: &SimHost, words: &str, reasons: &[&str]) {
-    match vm(host, words) {
-        Ok(answer) => panic!("vm {words} was not refused: {answer}"),
-        Err(error) => {
-            for reason in reasons {
-                assert!(error.contains(reason), "vm {words}: {reason:?} is not in: {error}");
-            }
-        }
-    }
+    refused_for(vm(host, words), words, reasons);
 }
 
 fn start(host: &SimHost, name: &str) -> GuestReport {

@@ -3,18 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use hgs_protocol::{
-    crypto::RsaPrivateKey,
-    env::{Clock, OsRandom},
-    health::{AttestationMode, AttestationSigner, CertificateKind, HealthCertificateRequest},
-    wire::kps::{RollTransportKeyRequest, ServiceVersion},
-};
+use hgs_protocol::wire::kps::{RollTransportKeyRequest, ServiceVersion};
 use reqwest::Method;
 use tokio::task::JoinSet;
 
 use super::{Acted, Came, World, name, no_database};
 use crate::{
-    fabric::service::http_client,
+    fabric::{attestation::untrusted_certificate, service::http_client},
     scenario::{
         damage::{flip_digit, resigned},
         journal::{Answered, Message, Party},
@@ -231,21 +226,6 @@ async fn request_of(world: &World, hgs: &HgsHere, of: &Present) -> anyhow::Resul
         request.transfer_key_encryption_algorithm.clone_from(algorithm);
     }
     Ok(Ok(request.encode()))
-}
-
-/// A health certificate that would be good, had key protection any reason to trust who signed it.
-fn untrusted_certificate() -> anyhow::Result<Vec<u8>> {
-    let (now, rng) = (Clock::system().now(), &mut OsRandom);
-    let signer = AttestationSigner::generate(now, rng)?;
-    let request = HealthCertificateRequest {
-        key: RsaPrivateKey::generate_2048()?.public().clone().into(),
-        kind: CertificateKind::Encryption,
-        mode: AttestationMode::Tpm,
-        policies: Vec::new(),
-        issued_at: now,
-        lifetime: Duration::from_secs(8 * 3600),
-    };
-    Ok(signer.issue(&request, rng)?)
 }
 
 /// While somebody else holds the database, no decision becomes durable, so every request that was taken on keeps its
