@@ -588,6 +588,7 @@ fn host(
         attestation_url: Some(format!("{attestation}/Attestation")),
         key_protection_url: Some(format!("{kps}/KeyProtection")),
         protocol: agent::ProtocolVersion::default(),
+        attest_when_asked: false,
         names: None,
         root_certificate: None,
         allow_remote: false,

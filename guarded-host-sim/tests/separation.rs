@@ -73,7 +73,8 @@ async fn no_socket_leads_to_a_software_tpm() {
     let host = &hosts[0];
     stage.power_on(host).await.unwrap();
     stage.prove(host).await;
-    // While the guest runs its vTPM runs: two software TPMs, and no socket beside the four known ones.
+    // While the guest runs its vTPM runs: two software TPMs, and no socket beside the known ones: the lab's clock of the
+    // agent, the machine's door for the lab, and what leads to the store and, command by command, to the TPM.
     let tpms: Vec<u32> = processes_of(host.folder())
         .into_iter()
         .filter(|(_, line)| line.contains("swtpm socket"))
@@ -82,7 +83,13 @@ async fn no_socket_leads_to_a_software_tpm() {
     assert_eq!(tpms.len(), 2);
     assert_eq!(
         sockets_below(host.folder()),
-        ["machine.sock", "run/store", "run/tpm-agent", "run/tpm-store"]
+        [
+            "agent/clock",
+            "machine.sock",
+            "run/store",
+            "run/tpm-agent",
+            "run/tpm-store"
+        ]
     );
     // Nor elsewhere, nor in the abstract namespace: no socket that a TPM has open has a name.
     let named = fs::read_to_string("/proc/net/unix").unwrap();

@@ -2,7 +2,7 @@
 //! mode; between attempts come the change of mode and the retries. Nothing is decided about health
 //! here: the host passes on what its TPM says.
 
-use std::{fs, future::Future, io, path::Path, sync::Arc, time::Duration};
+use std::{fs, future::Future, io, io::Write, path::Path, sync::Arc, time::Duration};
 
 use hgs_protocol::{
     crypto::{RsaPrivateKey, RsaPublicKey},
@@ -16,6 +16,8 @@ use hgs_protocol::{
     },
 };
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
 
 use super::{
     Agent,
@@ -447,12 +449,19 @@ fn health(content: Vec<(CertificateKind, Vec<u8>)>, requested: &[CertificateKind
 pub(crate) fn host_key(dir: &Path) -> Result<RsaPrivateKey, AttestError> {
     let path = dir.join("host-key.pk8");
     let unusable = |reason: String| AttestError::Host(format!("the host key {} is unusable: {reason}", path.display()));
-    if let Ok(bytes) = fs::read(&path) {
-        return RsaPrivateKey::from_pkcs8(&bytes).map_err(|e| unusable(e.to_string()));
+    if !path.exists() {
+        let key = RsaPrivateKey::generate_2048().map_err(|e| unusable(e.to_string()))?;
+        let mut file = NamedTempFile::new_in(dir).map_err(|e| unusable(e.to_string()))?;
+        file.write_all(key.expose_pkcs8())
+            .map_err(|e| unusable(e.to_string()))?;
+        // Two may make it at once (an attestation, and an administrator who captures it): the first one counts.
+        match file.persist_noclobber(&path) {
+            Err(e) if e.error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(e.to_string())),
+            _ => {}
+        }
     }
-    let key = RsaPrivateKey::generate_2048().map_err(|e| unusable(e.to_string()))?;
-    fs::write(&path, key.expose_pkcs8()).map_err(|e| unusable(e.to_string()))?;
-    Ok(key)
+    let bytes = Zeroizing::new(fs::read(&path).map_err(|e| unusable(e.to_string()))?);
+    RsaPrivateKey::from_pkcs8(&bytes).map_err(|e| unusable(e.to_string()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AttestError> {
@@ -470,3 +479,24 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 pub(crate) const ATTEMPTS: u32 = 3;
 /// Four requests are an exchange; one restart from the first PCR_Read makes two more.
 const TRIPS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_host_has_one_host_key_however_many_ask_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys: Vec<Vec<u8>> = thread::scope(|scope| {
+            let asking: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| host_key(folder.path()).unwrap()))
+                .collect();
+            let made = asking.into_iter().map(|thread| thread.join().unwrap());
+            made.map(|key| key.public().spki_der()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+}

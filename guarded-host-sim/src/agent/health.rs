@@ -270,7 +270,8 @@ impl Agent {
     /// Does what is due by the clock: the first attempt, a renewal, a retry.
     pub async fn keep_up(&self) {
         let mut state = self.state.lock().await;
-        let first = state.primary.outcome.is_none() && state.fallback.outcome.is_none();
+        let none_yet = state.primary.outcome.is_none() && state.fallback.outcome.is_none();
+        let first = none_yet && !self.args.attest_when_asked;
         let due = state.next.is_some_and(|next| next <= self.clock.now());
         if due || (first && *self.configuration() != ClientConfiguration::Local) {
             self.attest_with(&mut state, false).await;

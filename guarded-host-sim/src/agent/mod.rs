@@ -63,6 +63,10 @@ pub struct AgentArgs {
     /// Version of the attestation protocol.
     #[arg(long, value_enum, default_value_t)]
     pub protocol: ProtocolVersion,
+    /// Begin to attest when somebody first asks for it, not at the start: a host that is not registered yet, in a story
+    /// that tells each attempt.
+    #[arg(long)]
+    pub attest_when_asked: bool,
     /// The fabric's name table (JSON).
     #[arg(long)]
     pub names: Option<PathBuf>,

@@ -86,10 +86,11 @@ pub(super) async fn expiry(n: &mut Narrator, scene: &Scene<'_>, hosts: &Hosts) {
         with_reason(scene.hgs, outcome(answer)).await
     })
     .await;
-    let name = "Nine hours pass at the attestation service too: host02 attests again and starts the VM";
+    let name = "Nine hours pass at the attestation service and the host too: host02 attests again and starts the VM";
     step(n, fabric, name, Done, async {
         scene.hgs.attestation.advance_clock(NINE_HOURS).await?;
         let host = named(hosts, "host02")?;
+        host.advance_clock(NINE_HOURS).await?;
         let answer = scene.vm_call::<GuestReport>(host, "power-on", &json!({})).await?;
         if answer.is_ok() {
             scene.prove(host).await?;

@@ -5,7 +5,7 @@
 //! [`TestFabric::step`] takes a step as a file has it, expectation included. This example is one of the project's own
 //! tests, so it is compiled and run:
 //!
-//! ```rust,ignore
+//! ```text
 #![doc = include_str!("../../tests/fabric_for_tests.rs")]
 //! ```
 //!

@@ -33,6 +33,8 @@ impl<'de> Visitor<'de> for Fields {
                 "name" => name = Some(map.next_value()?),
                 "expect" => expect = Some(map.next_value()?),
                 _ if action.is_some() => {
+                    // A misspelled field is no action at all, and its error says so.
+                    Action::deserialize(Entry(key.clone(), &mut map))?;
                     return Err(A::Error::custom(format!(
                         "a step has one action, and {key} is a second one"
                     )));

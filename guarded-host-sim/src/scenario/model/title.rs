@@ -113,8 +113,11 @@ impl Action {
         match self {
             Action::Partition(cut) => format!("the network {} is cut", between(&cut.hosts, &cut.services)),
             Action::Delay(of) => format!("messages {} come {} late", between(&of.hosts, &of.services), *of.by),
-            Action::Corrupt(of) if of.hosts.is_empty() => format!("on the way changes {}", what(of.what)),
-            Action::Corrupt(of) => format!("on the way of {} changes {}", list(&of.hosts), what(of.what)),
+            Action::Corrupt(of) => format!(
+                "somebody {} and the HGS changes {}",
+                between_hosts(&of.hosts),
+                what(of.what)
+            ),
             Action::Heal(_) => "the network is whole again".to_owned(),
             Action::Send(send) => format!("the lab sends its own request to {}{}", send.service, send.path),
             Action::Replay(of) => format!("somebody sends a request of {} once more", of.host),
@@ -125,6 +128,13 @@ impl Action {
             }
             other => other.name(),
         }
+    }
+}
+
+fn between_hosts(hosts: &[At<String>]) -> String {
+    match hosts.is_empty() {
+        true => "between all hosts".to_owned(),
+        false => format!("between {}", list(hosts)),
     }
 }
 
