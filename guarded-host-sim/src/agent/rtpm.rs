@@ -76,6 +76,11 @@ impl Exchange {
         {
             self.sessions.push(handle);
         }
+        // The handle of a session that has ended may be somebody else's next one: the store's, say.
+        let kept = Response::parse(&answer).and_then(|response| response.sessions_kept());
+        for (session, kept) in header.sessions.iter().zip(kept.unwrap_or_default()) {
+            self.sessions.retain(|open| kept || open != session);
+        }
         Ok(answer)
     }
 }

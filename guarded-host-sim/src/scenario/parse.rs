@@ -180,10 +180,14 @@ fn field_at(table: &DeTable<'_>, at: usize) -> String {
 
 fn inside(value: &toml::Spanned<DeValue<'_>>, at: usize) -> Option<String> {
     match value.get_ref() {
-        DeValue::Array(array) => array.iter().enumerate().find_map(|(number, item)| {
-            let below = inside(item, at)?;
-            Some(format!("[{}]{below}", number + 1))
-        }),
+        DeValue::Array(array) => {
+            let item = array.iter().enumerate().find_map(|(number, item)| {
+                let below = inside(item, at)?;
+                Some(format!("[{}]{below}", number + 1))
+            });
+            // Else the array as a whole is meant.
+            item.or_else(|| value.span().contains(&at).then(String::new))
+        }
         DeValue::Table(table) => {
             let below = field_at(table, at);
             match below.is_empty() {
@@ -241,7 +245,7 @@ expect = { status = "Passed" }
                 "x.toml:9:21: step[1].expect.status: ",
                 "`Passed`",
             ),
-            ("\"Passed\"", "5", "x.toml:9:21: step[1].expect.status: ", "5"),
+            ("\"Passed\"", "5", "x.toml:9:21: step[1].expect.status: ", "string"),
             (
                 "name = \"host01\"",
                 "nam = \"host01\"",

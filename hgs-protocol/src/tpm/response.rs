@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use super::{
     MAX_MESSAGE, PcrSelection, Reader, ResponseCode, Sized16, TAG_NO_SESSIONS, TAG_SESSIONS, TpmError, public::Public,
+    session::CONTINUE_SESSION,
 };
 use crate::crypto::sha256;
 
@@ -72,6 +73,18 @@ impl<'a> Response<'a> {
             parameters,
             authorization,
         })
+    }
+
+    /// For each session of the command, in its order, whether the TPM keeps it (continueSession); none without sessions.
+    pub fn sessions_kept(&self) -> Result<Vec<bool>, TpmError> {
+        let mut area = Reader(self.authorization);
+        let mut kept = Vec::new();
+        while !area.0.is_empty() {
+            area.sized()?; // nonceTPM
+            kept.push(area.u8()? & CONTINUE_SESSION != 0);
+            area.sized()?; // acknowledgment
+        }
+        Ok(kept)
     }
 
     /// The returned handle.
@@ -201,6 +214,19 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_kept_if_its_answer_says_so() {
+        // No parameters; two sessions without nonce and acknowledgment, the second of which has ended.
+        let mut bytes = hex::decode("80020000001800000000").unwrap();
+        bytes.extend([0, 0, 0, 0]);
+        bytes.extend([0, 0, 0x81, 0, 0]);
+        bytes.extend([0, 0, 0x80, 0, 0]);
+        let response = Response::parse(&bytes).unwrap();
+        assert_eq!(response.sessions_kept(), Ok(vec![true, false]));
+        let plain = hex::decode("80010000000a00000000").unwrap();
+        assert_eq!(Response::parse(&plain).unwrap().sessions_kept(), Ok(Vec::new()));
+    }
+
+    #[test]
     fn other_pcrs_than_asked_for_are_refused() {
         let wanted = PcrSelection::of(&[0, 7]).unwrap();
         let mut parameters = 5u32.to_be_bytes().to_vec();
@@ -222,7 +248,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn hostile_responses_are_refused_without_harm(bytes: Vec<u8>, mask: u32) {
-            let _ = Response::parse(&bytes);
+            let _ = Response::parse(&bytes).and_then(|response| response.sessions_kept());
             let _ = Response::parse_with_handle(&bytes);
             let _ = pcr_read(&bytes, PcrSelection::from_mask(mask));
             let _ = read_public(&bytes);
