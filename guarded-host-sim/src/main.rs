@@ -36,7 +36,7 @@ enum Part {
     Gallery(gallery::GalleryArgs),
     /// Registers the pending attestation signer with key protection and lets it sign; for a timer.
     RenewSigner(renew_signer::RenewSignerArgs),
-    /// Reads and checks lines of PowerShell with the product's cmdlets.
+    /// The administrators' shell: carries out PowerShell with the product's cmdlets, or checks it.
     Shell(shell::ShellArgs),
     /// VMs: run, save, move and look at them on a host, and change them as their owner.
     Vm(vm::command::VmArgs),
@@ -65,7 +65,7 @@ enum Part {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().part {
+    match Cli::parse_from(shell::arguments(std::env::args_os())).part {
         Part::Demo(args) => {
             let good = demo::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let good = ledger::command::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Part::Shell(args) => return shell::run(&args),
+        Part::Shell(args) => return shell::run(args),
         Part::Run(args) => return scenario::command::run(&args),
         Part::Load(args) => {
             let good = load::run(&args)?;

@@ -214,6 +214,7 @@ impl Checker<'_> {
                     self.statement(value);
                 }
             }
+            StatementKind::Function { body, .. } => self.script(body),
             StatementKind::Break | StatementKind::Continue => {}
             StatementKind::Outside(construct) => {
                 self.result.bound = false;
@@ -380,6 +381,7 @@ fn constant(expr: &Expr, source: &str) -> Option<Value> {
         ExprKind::Block(script) => Some(Value::Block(std::rc::Rc::new(Block {
             script: (**script).clone(),
             source: source.into(),
+            file: None,
         }))),
         _ => None,
     }

@@ -62,6 +62,8 @@ pub struct Block {
     pub script: Script,
     /// The whole text.
     pub source: Rc<str>,
+    /// The name of the file that it came from.
+    pub file: Option<Rc<str>>,
 }
 
 impl Entries {

@@ -376,6 +376,19 @@ impl<'t> Binding<'t> {
         !self.fed_parameters(true).is_empty() || !self.fed_parameters(false).is_empty()
     }
 
+    /// What is called.
+    pub fn cmdlet(&self) -> &'t Cmdlet {
+        self.cmdlet
+    }
+
+    /// The call's parameters as far as they are given without the pipeline.
+    pub fn so_far(&self) -> Bound<'t> {
+        let first = self.valid.iter().position(|valid| *valid);
+        let doubtful = self.cmdlet.default_set.or(first).unwrap_or_default();
+        let set = self.choose_set().unwrap_or(doubtful);
+        self.clone().bound(set)
+    }
+
     fn bound(self, set: usize) -> Bound<'t> {
         Bound {
             cmdlet: self.cmdlet,

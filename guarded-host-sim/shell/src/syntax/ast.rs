@@ -105,6 +105,13 @@ pub enum StatementKind {
     Throw(Option<Box<Statement>>),
     /// `exit`, with its code.
     Exit(Option<Box<Statement>>),
+    /// `function name { … }`.
+    Function {
+        /// As written.
+        name: String,
+        /// What it does.
+        body: Script,
+    },
     /// `break`.
     Break,
     /// `continue`.

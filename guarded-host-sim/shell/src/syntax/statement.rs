@@ -11,6 +11,7 @@ impl Parser<'_> {
     pub(super) fn script(&mut self, closing: Option<char>) -> Read<Script> {
         let start = self.at;
         self.skip_separators();
+        self.skip_attributes()?;
         let parameters = match self.keyword().as_deref() {
             Some("param") => self.parameters()?,
             _ => Vec::new(),
@@ -43,6 +44,42 @@ impl Parser<'_> {
         })
     }
 
+    /// `[CmdletBinding()]` and `[OutputType(…)]` before a `param` block say nothing that counts here.
+    fn skip_attributes(&mut self) -> Read<()> {
+        loop {
+            let small = self.rest().get(..16).unwrap_or(self.rest()).to_ascii_lowercase();
+            if !small.starts_with("[cmdletbinding") && !small.starts_with("[outputtype") {
+                return Ok(());
+            }
+            self.type_name()?;
+            self.skip_lines();
+        }
+    }
+
+    /// `function Name { … }`, `function Name($a, $b) { … }`.
+    fn function_statement(&mut self) -> Read<StatementKind> {
+        self.skip_word();
+        self.skip_blanks();
+        let start = self.at;
+        let name = self
+            .take_while(|c| !c.is_whitespace() && !matches!(c, '(' | '{' | ';'))
+            .to_owned();
+        if name.is_empty() {
+            return Err(self.wrong_from(start, "Missing function name after 'function'."));
+        }
+        self.skip_lines();
+        let parameters = match self.peek() {
+            Some('(') => Some(self.parameter_list()?),
+            _ => None,
+        };
+        self.skip_lines();
+        let mut body = self.block()?;
+        if let Some(parameters) = parameters {
+            body.parameters = parameters;
+        }
+        Ok(StatementKind::Function { name, body })
+    }
+
     /// A statement.
     pub(super) fn statement(&mut self) -> Read<Statement> {
         self.nested(Self::statement_here)
@@ -73,7 +110,7 @@ impl Parser<'_> {
                 StatementKind::Continue
             }
             Some("switch") => self.outside("switch")?,
-            Some("function") => self.outside("function")?,
+            Some("function") => self.function_statement()?,
             Some("filter") => self.outside("filter")?,
             Some("workflow") => self.outside("workflow")?,
             Some("configuration") => self.outside("configuration")?,
@@ -367,6 +404,10 @@ impl Parser<'_> {
     fn parameters(&mut self) -> Read<Vec<Parameter>> {
         self.skip_word();
         self.skip_lines();
+        self.parameter_list()
+    }
+
+    fn parameter_list(&mut self) -> Read<Vec<Parameter>> {
         let opened = self.at;
         if !self.take("(") {
             return Err(self.wrong_here("Missing '(' after 'param'."));
@@ -524,6 +565,7 @@ fn ends_with_block(kind: &StatementKind) -> bool {
             | StatementKind::Foreach { .. }
             | StatementKind::For { .. }
             | StatementKind::Try { .. }
+            | StatementKind::Function { .. }
             | StatementKind::Outside(_)
             | StatementKind::While { body_first: false, .. }
     )

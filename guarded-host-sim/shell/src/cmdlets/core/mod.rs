@@ -1,0 +1,32 @@
+//! PowerShell's own cmdlets.
+
+mod content;
+mod data;
+mod filter;
+mod help;
+mod item;
+mod location;
+mod object;
+mod output;
+mod property;
+mod remote;
+mod variable;
+mod write;
+
+use super::Implementation;
+
+/// All of them.
+pub(super) const ALL: [&[Implementation]; 12] = [
+    content::ALL,
+    data::ALL,
+    filter::ALL,
+    help::ALL,
+    item::ALL,
+    location::ALL,
+    object::ALL,
+    output::ALL,
+    property::ALL,
+    remote::ALL,
+    variable::ALL,
+    write::ALL,
+];
