@@ -17,7 +17,7 @@ RUN command -v swtpm_setup >/dev/null || ( \
       apt-get install -y --no-install-recommends swtpm swtpm-tools util-linux && \
       rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc /usr/share/man /usr/share/locale )
 RUN useradd --system --uid 10001 --user-group --create-home lab && \
-    install -d -o lab -g lab /attestation /kps /database /front-door /lab /reports /shared /clocks \
+    install -d -o lab -g lab /attestation /kps /database /front-door /lab /shared /clocks \
       /hosts /hosts/host01 /hosts/host02 /hosts/host11 /hosts/host12 /volumes /volumes/contoso /volumes/fabrikam
 ARG BINARIES=target/debug
 COPY ${BINARIES}/guarded-host-sim /usr/local/bin/

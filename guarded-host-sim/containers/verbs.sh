@@ -73,6 +73,7 @@ up() {
   need_containers
   images
   local begun=$SECONDS enrol status
+  report_folder
   "${compose[@]}" "$@" up -d --no-build
   enrol=$("${compose[@]}" ps -a -q enrol)
   status=$(docker wait "$enrol")
@@ -89,23 +90,57 @@ On this machine (in the fabrics' networks the HGS is http(s)://hgs.bastion.local
   administrators   https://127.0.0.1:${port}444/admin/v1 (attestation), ${port}445 (key protection); ./lab token
   replicas         http://127.0.0.1:${port}404/stats
   hosts' agents    http://127.0.0.1:${port}701 (host01), ${port}702 (host02), ${port}711 (host11), ${port}712 (host12)
-Next: ./lab scenarios up, ./lab down
+Next: ./lab scenarios up, ./lab story, ./lab down
 TEXT
 }
 
-# The suite against what runs.
+# Where scenarios leave their report: their container writes as a user of its own.
+report_folder() {
+  mkdir -p target/scenarios
+  chmod a+rwx target/scenarios
+}
+
+# Scenarios against what runs: the suite, or the files and folders that are named. Other arguments are options of `run`.
 scenarios_up() {
   need_containers
-  local status=0
-  "${compose[@]}" run --rm scenarios "$@" || status=$?
-  [ "$status" = 0 ] || "${compose[@]}" logs --tail=20 prepare postgres attestation kps front-door host01 host02 >&2
+  report_folder
+  local argument before='' mounts=() arguments=() status=0
+  for argument in "$@"; do
+    case "$before:$argument" in
+      --filter:*) arguments+=("$argument") ;;
+      *.toml | */)
+        mounts+=(-v "$(realpath "$argument"):/given/$(basename "$argument"):ro")
+        arguments+=("/given/$(basename "$argument")")
+        ;;
+      *) arguments+=("$argument") ;;
+    esac
+    before=$argument
+  done
+  [ "${#mounts[@]}" -gt 0 ] || arguments+=(/scenarios)
+  "${compose[@]}" run --rm "${mounts[@]}" scenarios "${arguments[@]}" || status=$?
+  # Trouble of the lab's own.
+  [ "$status" != 3 ] || logs_of_all
+  [ "$status" = 2 ] || say "the report is in target/scenarios: pages/index.html, junit.xml, report.json"
   return "$status"
+}
+
+# The story of `demo`, told on what runs.
+story() {
+  need_containers
+  local status=0
+  "${compose[@]}" run --rm story "$@" || status=$?
+  [ "$status" = 0 ] || logs_of_all
+  return "$status"
+}
+
+logs_of_all() {
+  "${compose[@]}" logs --tail=20 prepare postgres attestation kps front-door host01 host02 >&2
 }
 
 # Administrators' tokens, and the root certificates of their listeners.
 token() {
   need_containers
-  "${compose[@]}" run --rm --no-deps -T scenarios bash -c 'cat /lab/fabric.json /lab/attestation-root.pem /lab/kps-root.pem'
+  "${compose[@]}" run --rm --no-deps -T story bash -c 'cat /lab/fabric.json /lab/attestation-root.pem /lab/kps-root.pem'
 }
 
 down() {

@@ -156,6 +156,10 @@ fn service(args: &PrepareArgs, name: &str, folder: &Path, port: u16) -> anyhow::
     write_private(&file, &lines.concat())?;
     Ok(Attachment {
         url: format!("http://{}", SocketAddr::new(front_door, 80)),
+        https: Some((
+            format!("https://{}", SocketAddr::new(front_door, 443)),
+            args.lab.join(HGS_ROOT),
+        )),
         admin_url: format!("https://{}", SocketAddr::new(front_door, port)),
         token,
         root: Some(root),
@@ -176,7 +180,7 @@ fn front_door(args: &PrepareArgs) -> anyhow::Result<()> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let tls = tls::issue(&folder, &names)?;
     for place in [&args.shared, &args.lab] {
-        let root = place.join("hgs-root.pem");
+        let root = place.join(HGS_ROOT);
         fs::copy(&tls.root, &root).with_context(|| format!("cannot write {}", root.display()))?;
     }
     let file = args.front_door.join("hgs.pem");
@@ -216,6 +220,8 @@ fn host_place(text: &str) -> Result<HostPlace, String> {
 
 /// The name under which clients know the HGS.
 const HGS: &str = "hgs.bastion.local";
+/// The root certificate for https at the front door.
+const HGS_ROOT: &str = "hgs-root.pem";
 const SERVICE: u16 = 8080;
 const ADMIN: u16 = 8444;
 const ATTESTATION_ADMIN: u16 = 8444;

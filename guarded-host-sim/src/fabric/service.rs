@@ -171,6 +171,9 @@ impl Process {
 pub struct Attachment {
     /// `http://ADDRESS` of the service listener.
     pub url: String,
+    /// `https://ADDRESS` of the service listener, if it speaks HTTPS, and the root certificate for it, PEM.
+    #[serde(default)]
+    pub https: Option<(String, PathBuf)>,
     /// URL of the administrators' listener.
     pub admin_url: String,
     /// An administrator's token.
@@ -562,7 +565,7 @@ pub(crate) fn first_line(
     }
 }
 
-pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let mut file = fs::OpenOptions::new()
         .create_new(true)
@@ -587,6 +590,7 @@ mod tests {
             .root;
         let attachment = Attachment {
             url: "http://127.0.0.1:1".to_owned(),
+            https: None,
             admin_url: "https://127.0.0.1:2".to_owned(),
             token: "token".to_owned(),
             root: Some(root),

@@ -49,6 +49,7 @@ impl Services {
         let service = Service::attach(
             "attestation",
             &Attachment {
+                https: None,
                 url: base.to_owned(),
                 admin_url: admin.trim_end_matches('/').to_owned(),
                 token: administrator_token(name, admin, file)?.to_string(),

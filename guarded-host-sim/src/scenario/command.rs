@@ -16,7 +16,7 @@ use super::{
     run::{Report, Running, Verdict, run as run_one},
     schema,
     teller::Teller,
-    world::Way,
+    world::{Attached, Way},
 };
 use crate::{demo::clear_up_when_interrupted, machine::user::let_others_pass, swtpm::short_private_dir};
 
@@ -47,8 +47,12 @@ pub struct RunArgs {
     #[arg(long)]
     pub virtual_time: bool,
     /// How the parts of a fabric run
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value = "in-process")]
     pub way: Way,
+    /// Run on the HGS that is up and that this file (written by `prepare`) describes, one scenario after the other. Hosts
+    /// are processes here. What the HGS's other users would suffer from is skipped, and the HGS is left as it was
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["way", "virtual_time", "jobs"])]
+    pub attach: Option<PathBuf>,
     /// Print the JSON schema of scenario files, and do nothing else
     #[arg(long)]
     pub schema: bool,
@@ -56,6 +60,14 @@ pub struct RunArgs {
 
 /// Runs scenarios.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    // What ends a run early is the lab's own trouble, and no verdict on any scenario.
+    Ok(carry_out(args).unwrap_or_else(|error| {
+        eprintln!("trouble: {error:#}");
+        ExitCode::from(TROUBLE)
+    }))
+}
+
+fn carry_out(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if args.schema {
         print!("{}", schema::text()?);
         return Ok(ExitCode::SUCCESS);
@@ -172,13 +184,16 @@ async fn run_all(files: Vec<ScenarioFile>, args: &RunArgs) -> anyhow::Result<Vec
     let folder = short_private_dir()?;
     let_others_pass(&folder)?;
     tokio::spawn(clear_up_when_interrupted(folder.clone()));
+    let (way, jobs) = match &args.attach {
+        Some(description) => (Way::Attached(Arc::new(Attached::hold(description).await?)), 1),
+        None => (args.way.clone(), args.jobs.map_or_else(|| cores() * 2, usize::from)),
+    };
     let running = Running {
-        way: args.way,
+        way,
         virtual_time: args.virtual_time,
         pool: Arc::new(TpmPool::new(&folder.join("tpms"))?),
     };
-    let jobs = args.jobs.map_or_else(|| cores() * 2, usize::from);
-    let teller = Teller::new(files.len(), running.way);
+    let teller = Teller::new(files.len(), &running.way);
     let mut waiting = files.into_iter().enumerate();
     let mut under_way: JoinSet<(usize, Report)> = JoinSet::new();
     let mut done: Vec<(usize, Report)> = Vec::new();

@@ -263,9 +263,12 @@ impl Keeper {
             }
             Err(error) => Err(error),
         };
-        let Ok((status, headers, mut body)) = answer else {
-            message.remark = Some("no answer came".to_owned());
-            return None;
+        let (status, headers, mut body) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                message.remark = Some(format!("no answer came: {:#}", anyhow::Error::from(error)));
+                return None;
+            }
         };
         if let Some(place) = place {
             let done = weather.damage(place, |damage| {

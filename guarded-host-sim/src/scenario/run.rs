@@ -87,31 +87,14 @@ pub struct StepReport {
 /// Runs a scenario. `progress` is told which step is under way.
 pub async fn run(file: ScenarioFile, running: &Running, progress: impl Fn(usize, &str) + Send) -> Report {
     let journal = Journal::begin();
-    let started = World::start(&file.scenario, running.way, running.pool.clone(), journal.clone()).await;
-    let mut steps: Vec<StepReport> = Vec::new();
-    let mut verdict = Verdict::Passed;
-    match started {
-        Err(error) => verdict = Verdict::Trouble(format!("the fabric does not start: {error:#}")),
-        Ok(world) => {
-            // What setting up left in the records belongs to no step.
-            news(&world).await;
-            for (number, step) in file.scenario.step.iter().enumerate() {
-                let title = step.title();
-                progress(number, &title);
-                let report = match &verdict {
-                    Verdict::Passed => take(&world, number, step, title, running.virtual_time).await,
-                    earlier => not_run(step, title, earlier, journal.elapsed()),
-                };
-                if verdict == Verdict::Passed {
-                    verdict = report.verdict.clone();
-                }
-                steps.push(report);
-            }
-            let ended = tokio::task::spawn_blocking(move || drop(world)).await;
-            if ended.is_err() {
-                verdict = Verdict::Trouble("the fabric did not end in order".to_owned());
-            }
-        }
+    let (mut verdict, steps) = match running.way.cannot(&file.scenario) {
+        Some(reason) => (Verdict::Skipped(reason.clone()), not_begun(&file, &reason)),
+        None => on_a_fabric(&file, running, &journal, progress).await,
+    };
+    if let Way::Attached(to) = &running.way
+        && let Err(error) = to.put_back().await
+    {
+        verdict = Verdict::Trouble(format!("the fabric is not as it was: {error:#}"));
     }
     Report {
         file,
@@ -120,6 +103,48 @@ pub async fn run(file: ScenarioFile, running: &Running, progress: impl Fn(usize,
         messages: journal.messages(),
         took: journal.elapsed(),
     }
+}
+
+/// Starts the scenario's fabric, takes its steps, ends it.
+async fn on_a_fabric(
+    file: &ScenarioFile,
+    running: &Running,
+    journal: &Journal,
+    progress: impl Fn(usize, &str) + Send,
+) -> (Verdict, Vec<StepReport>) {
+    let mut steps: Vec<StepReport> = Vec::new();
+    let way = running.way.clone();
+    let world = match World::start(&file.scenario, way, running.pool.clone(), journal.clone()).await {
+        Ok(world) => world,
+        Err(error) => return (Verdict::Trouble(format!("the fabric does not start: {error:#}")), steps),
+    };
+    // What setting up left in the records belongs to no step.
+    news(&world).await;
+    let mut verdict = Verdict::Passed;
+    for (number, step) in file.scenario.step.iter().enumerate() {
+        let title = step.title();
+        progress(number, &title);
+        let report = match &verdict {
+            Verdict::Passed => take(&world, number, step, title, running.virtual_time).await,
+            earlier => not_run(step, title, because(earlier), journal.elapsed()),
+        };
+        if verdict == Verdict::Passed {
+            verdict = report.verdict.clone();
+        }
+        steps.push(report);
+    }
+    if tokio::task::spawn_blocking(move || drop(world)).await.is_err() {
+        verdict = Verdict::Trouble("the fabric did not end in order".to_owned());
+    }
+    (verdict, steps)
+}
+
+/// Every step of a scenario that cannot be run in this way.
+fn not_begun(file: &ScenarioFile, reason: &str) -> Vec<StepReport> {
+    let steps = file.scenario.step.iter();
+    steps
+        .map(|step| not_run(step, step.title(), reason.to_owned(), Duration::ZERO))
+        .collect()
 }
 
 async fn take(world: &World, number: usize, step: &Step, title: String, virtual_time: bool) -> StepReport {
@@ -158,19 +183,22 @@ async fn news(world: &World) -> Vec<super::world::Recorded> {
     news
 }
 
-/// A step after one that failed, was skipped or met trouble says nothing, so it is not carried out.
-fn not_run(step: &Step, title: String, earlier: &Verdict, at: Duration) -> StepReport {
+/// A step after one that failed, was skipped or met trouble says nothing.
+fn because(earlier: &Verdict) -> String {
+    let earlier = match earlier {
+        Verdict::Failed => "failed",
+        Verdict::Trouble(_) => "met trouble",
+        _ => "was skipped",
+    };
+    format!("an earlier step {earlier}")
+}
+
+/// A step that is not carried out.
+fn not_run(step: &Step, title: String, reason: String, at: Duration) -> StepReport {
     StepReport {
         step: step.clone(),
         title,
-        verdict: Verdict::Skipped(format!(
-            "an earlier step {}",
-            match earlier {
-                Verdict::Failed => "failed",
-                Verdict::Trouble(_) => "met trouble",
-                _ => "was skipped",
-            }
-        )),
+        verdict: Verdict::Skipped(reason),
         at,
         came: None,
         mismatches: Vec::new(),

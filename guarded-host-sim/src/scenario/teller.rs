@@ -32,7 +32,7 @@ struct State {
 }
 
 impl Teller {
-    pub(super) fn new(of: usize, way: Way) -> Teller {
+    pub(super) fn new(of: usize, way: &Way) -> Teller {
         let live = io::stdout().is_terminal();
         println!("{of} scenarios, {way}");
         Teller {

@@ -137,6 +137,9 @@ impl FabricBuilder {
     pub async fn start(self) -> anyhow::Result<TestFabric> {
         let mut scenario = self.scenario;
         scenario.step.clear();
+        if let Way::Attached(_) = self.way {
+            bail!("a test has a fabric of its own: choose another way");
+        }
         wrong(check::parts(&scenario))?;
         let (pool, own) = match self.pool {
             Some(pool) => (pool, None),

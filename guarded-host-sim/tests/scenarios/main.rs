@@ -1,6 +1,7 @@
 //! `guarded-host-sim run`: the suite in `scenarios/`, exit codes, messages and reports.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attached;
 mod exits;
 mod pages;
 mod suite;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::{Acted, Came, World, done, name, no_database};
+use super::{Came, World, done, name};
 use crate::scenario::{
     act::lab::as_answered,
     model::{
@@ -36,16 +36,18 @@ pub(super) async fn carry_out(world: &World, action: &Action) -> anyhow::Result<
         }
         Action::RemoveBaseline(of) => {
             let hgs = world.hgs(name(&of.hgs))?;
-            administered(hgs.remove(&format!("tpm-baselines/{}", of.name)).await)
+            let name = hgs.registered_as(&of.name);
+            administered(hgs.remove(&format!("tpm-baselines/{name}")).await)
         }
         Action::RemoveCiPolicy(of) => {
             let hgs = world.hgs(name(&of.hgs))?;
-            administered(hgs.remove(&format!("ci-policies/{}", of.name)).await)
+            let name = hgs.registered_as(&of.name);
+            administered(hgs.remove(&format!("ci-policies/{name}")).await)
         }
         Action::RegisterDumpKey(of) => {
             let sha256 = hex::encode(hgs_protocol::crypto::sha256(of.key.as_bytes()));
-            let body = json!({ "name": of.name, "sha256": sha256 });
             let hgs = world.hgs(name(&of.hgs))?;
+            let body = json!({ "name": hgs.registered_as(&of.name), "sha256": sha256 });
             administered(hgs.post(ServiceName::Attestation, "dump-keys", &body).await)
         }
         Action::SetPolicy(set) => {
@@ -78,16 +80,10 @@ pub(super) async fn carry_out(world: &World, action: &Action) -> anyhow::Result<
             let put = hgs.put(ServiceName::KeyProtection, "attestation-signers/policy", &body);
             administered(put.await)
         }
-        Action::AllowOffline(of) => {
-            let hgs = world.hgs(name(&of.hgs))?;
-            let mut settings: Value = hgs.get(ServiceName::KeyProtection, "settings").await?;
-            if let Some(settings) = settings.as_object_mut() {
-                settings.insert("maxOfflineUnwraps".to_owned(), of.starts.into());
-            }
-            administered(hgs.put(ServiceName::KeyProtection, "settings", &settings).await)
-        }
+        Action::AllowOffline(of) => administered(world.hgs(name(&of.hgs))?.allow_offline(of.starts).await),
         Action::VerifyRecord(of) => verify(world.hgs(name(&of.hgs))?, of.service).await,
         Action::Administer(of) => administer(world, of).await,
+        Action::LosePrimary(of) => lose_primary(world, of).await,
         Action::KillService(of) => done(world.hgs(name(&of.hgs))?.kill(of.service).await, "it has ended"),
         Action::StartService(of) => done(world.hgs(name(&of.hgs))?.start_again(of.service).await, "it is ready"),
         Action::RestartService(of) => {
@@ -128,24 +124,23 @@ async fn verify(hgs: &HgsHere, service: ServiceName) -> anyhow::Result<Came> {
 
 async fn administer(world: &World, of: &Administer) -> anyhow::Result<Came> {
     let hgs = world.hgs(name(&of.hgs))?;
-    let (status, body) = hgs
-        .administer(of.service, &of.method, &of.path, of.body.as_ref())
-        .await?;
+    let mut body = of.body.clone();
+    if let Some(Value::String(name)) = body.as_mut().and_then(|body| body.get_mut("name")) {
+        *name = hgs.registered_as(name);
+    }
+    let (status, body) = hgs.administer(of.service, &of.method, &of.path, body.as_ref()).await?;
     Ok(as_answered(status, &body))
 }
 
 /// The database of key protection is left without a primary certificate, as after a restore by hand.
-pub(super) async fn lose_primary(world: &World, of: &LosePrimary) -> anyhow::Result<Acted> {
-    if let Some(reason) = no_database(world.way) {
-        return Ok(Acted::Skipped(reason));
-    }
+async fn lose_primary(world: &World, of: &LosePrimary) -> anyhow::Result<Came> {
     let hgs = world.hgs(name(&of.hgs))?;
     let role = match of.certificate {
         CertificateType::Signing => "signing",
         CertificateType::Encryption => "encryption",
     };
     hgs.lose_primary(role).await?;
-    Ok(Came::done("it is not primary any more").into())
+    Ok(Came::done("it is not primary any more"))
 }
 
 /// An administrators' listener that refuses is an outcome, as any refusal is.

@@ -7,7 +7,7 @@ use hgs_protocol::wire::kps::{RollTransportKeyRequest, ServiceVersion};
 use reqwest::Method;
 use tokio::task::JoinSet;
 
-use super::{Acted, Came, World, name, no_database};
+use super::{Came, World, name};
 use crate::{
     fabric::{attestation::untrusted_certificate, service::http_client},
     scenario::{
@@ -27,6 +27,7 @@ pub(super) async fn carry_out(world: &World, action: &Action) -> anyhow::Result<
         Action::Send(send) => send_own(world, send).await,
         Action::Replay(of) => replay(world, of).await,
         Action::Present(of) => present(world, of).await,
+        Action::Overload(of) => overload(world, of).await,
         other => Err(anyhow!("nobody carries out {}", other.name())),
     }
 }
@@ -230,10 +231,7 @@ async fn request_of(world: &World, hgs: &HgsHere, of: &Present) -> anyhow::Resul
 
 /// While somebody else holds the database, no decision becomes durable, so every request that was taken on keeps its
 /// place; more are asked until one is turned away. Then the database is let go.
-pub(super) async fn overload(world: &World, of: &OfVm) -> anyhow::Result<Acted> {
-    if let Some(reason) = no_database(world.way) {
-        return Ok(Acted::Skipped(reason));
-    }
+async fn overload(world: &World, of: &OfVm) -> anyhow::Result<Came> {
     let hgs = world.hgs(None)?;
     let asked = Present {
         hgs: None,
@@ -246,7 +244,7 @@ pub(super) async fn overload(world: &World, of: &OfVm) -> anyhow::Result<Acted> 
     };
     let body = match request_of(world, hgs, &asked).await? {
         Ok(body) => body,
-        Err(missing) => return Ok(Came::refused(missing).into()),
+        Err(missing) => return Ok(Came::refused(missing)),
     };
     let held = hgs.hold_database(ServiceName::KeyProtection).await?;
     let mut running: JoinSet<anyhow::Result<(u16, Vec<u8>)>> = JoinSet::new();
@@ -273,7 +271,9 @@ pub(super) async fn overload(world: &World, of: &OfVm) -> anyhow::Result<Acted> 
         away += u32::from(status == 503);
     }
     let Some((status, body)) = turned_away else {
-        return Ok(Came::refused(format!("{count} requests at once, and none was turned away")).into());
+        return Ok(Came::refused(format!(
+            "{count} requests at once, and none was turned away"
+        )));
     };
     let open = world.journal.open();
     world.journal.close(
@@ -306,8 +306,7 @@ pub(super) async fn overload(world: &World, of: &OfVm) -> anyhow::Result<Acted> 
     Ok(match good {
         true => Came::done(text),
         false => Came::refused(text),
-    }
-    .into())
+    })
 }
 
 fn content_type(service: ServiceName) -> Vec<(String, String)> {

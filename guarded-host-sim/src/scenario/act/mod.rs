@@ -18,7 +18,7 @@ use super::{
         Action, At, Step,
         step::{AdvanceClock, KeepAttesting, OfHost, ServiceName},
     },
-    world::{HostHere, Way, World},
+    world::{HostHere, World},
 };
 use crate::fabric::host::Answer;
 
@@ -39,12 +39,13 @@ impl From<Came> for Acted {
 
 /// Carries `action` out. Time that must pass is passed by the clocks when it is `virtual_time`.
 pub(super) async fn act(world: &World, action: &Action, virtual_time: bool) -> anyhow::Result<Acted> {
+    if let Some(reason) = world.cannot(action).await? {
+        return Ok(Acted::Skipped(reason));
+    }
     let begun = Instant::now();
     let acted = match action {
         Action::Wait(wait) => wait_for(world, wait.time.0, virtual_time).await?,
         Action::Together(steps) => together(world, steps, virtual_time).await?,
-        Action::LosePrimary(of) => hgs::lose_primary(world, of).await?,
-        Action::Overload(of) => lab::overload(world, of).await?,
         other => carry_out(world, other).await?.into(),
     };
     Ok(match acted {
@@ -218,12 +219,5 @@ fn name(hgs: &Option<At<String>>) -> Option<&str> {
     hgs.as_ref().map(|name| name.as_str())
 }
 
-/// Why a way of running cannot get at a service's database, if it cannot.
-fn no_database(way: Way) -> Option<String> {
-    match way {
-        Way::InProcess | Way::Processes => None,
-    }
-}
-
 /// What is waited for by the wall clock.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::{fs, sync::atomic::Ordering};
 use anyhow::{Context, ensure};
 use hgs_protocol::env::{Clock, UnixTime};
 use reqwest::Method;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, SqliteConnection};
 
@@ -17,13 +17,20 @@ use crate::{
 };
 
 /// A certificate of key protection as its administrators' listener shows it.
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Own {
-    sha256: String,
-    certificate_type: String,
-    is_primary: bool,
-    is_enabled: bool,
+pub(super) struct Own {
+    pub(super) sha256: String,
+    pub(super) certificate_type: String,
+    pub(super) is_primary: bool,
+    pub(super) is_enabled: bool,
+}
+
+impl Own {
+    /// Where it is below `/admin/v1`.
+    pub(super) fn path(&self) -> String {
+        format!("certificates/{}/{}", self.certificate_type.to_lowercase(), self.sha256)
+    }
 }
 
 /// A database that nobody else can write to; it is let go with this value.
@@ -89,6 +96,15 @@ impl HgsHere {
             .plus_seconds(i64::try_from(ahead).unwrap_or(i64::MAX))
     }
 
+    /// Key protection's limit of starts without contact.
+    pub(in crate::scenario) async fn allow_offline(&self, starts: u32) -> anyhow::Result<()> {
+        let mut settings: Value = self.get(ServiceName::KeyProtection, "settings").await?;
+        if let Some(settings) = settings.as_object_mut() {
+            settings.insert("maxOfflineUnwraps".to_owned(), starts.into());
+        }
+        self.put(ServiceName::KeyProtection, "settings", &settings).await
+    }
+
     /// The attestation signers' certificates, DER.
     pub(in crate::scenario) async fn signing_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
         self.hgs.read().await.signing_certificates().await
@@ -139,12 +155,11 @@ impl HgsHere {
     /// New signing and encryption certificates, which become primary.
     pub(in crate::scenario) async fn rotate_certificates(&self) -> anyhow::Result<()> {
         let hgs = self.hgs.read().await;
-        for (kind, path) in [("Signing", "signing"), ("Encryption", "encryption")] {
+        for kind in ["Signing", "Encryption"] {
             let name = format!("HGS {kind}, the next");
             let body = json!({ "certificateType": kind, "generate": { "commonName": name } });
             let made: Own = serde_json::from_slice(&hgs.kps.admin_post("certificates", &body).await?)?;
-            let path = format!("certificates/{path}/{}", made.sha256);
-            hgs.kps.admin_patch(&path, &json!({ "isPrimary": true })).await?;
+            hgs.kps.admin_patch(&made.path(), &json!({ "isPrimary": true })).await?;
         }
         Ok(())
     }
@@ -154,7 +169,7 @@ impl HgsHere {
         let hgs = self.hgs.read().await;
         let all: Vec<Own> = hgs.kps.admin_get("certificates").await?;
         for old in all.iter().filter(|one| !one.is_primary) {
-            let path = format!("certificates/{}/{}", old.certificate_type.to_lowercase(), old.sha256);
+            let path = old.path();
             match what {
                 Old::Disable => drop(hgs.kps.admin_patch(&path, &json!({ "isEnabled": false })).await?),
                 Old::Enable => drop(hgs.kps.admin_patch(&path, &json!({ "isEnabled": true })).await?),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, RwLock};
 
-use super::{HostHere, Way, blocking};
+use super::{Attached, HostHere, Way, attached, blocking};
 use crate::{
     fabric::{
         hgs::Hgs,
@@ -37,6 +37,8 @@ pub struct HgsHere {
     /// Seconds by which the lab has moved each service's clock: attestation, key protection.
     ahead: [AtomicU64; 2],
     mode: Mutex<Mode>,
+    /// Whether it was up before and has other users.
+    pub(super) shared: bool,
     seen: Mutex<BTreeSet<(ServiceName, String, i64)>>,
 }
 
@@ -68,7 +70,12 @@ struct Row {
 
 impl HgsHere {
     /// Starts both services below `folder`.
-    pub(super) async fn start(plan: &HgsPlan, folder: PathBuf, way: Way, tls: Option<&Tls>) -> anyhow::Result<HgsHere> {
+    pub(super) async fn start(
+        plan: &HgsPlan,
+        folder: PathBuf,
+        way: &Way,
+        tls: Option<&Tls>,
+    ) -> anyhow::Result<HgsHere> {
         let place = folder.clone();
         let choices = Choices {
             health_certificate_minutes: plan.health_certificate_minutes,
@@ -78,24 +85,44 @@ impl HgsHere {
         };
         let here = match way {
             Way::InProcess => Some(tokio::runtime::Handle::current()),
-            Way::Processes => None,
+            Way::Processes | Way::Attached(_) => None,
         };
         let extras = Extras::new(here, tls.cloned(), choices);
         let hgs = blocking(move || Hgs::start(&folder, &extras, None)).await;
         let hgs = hgs.with_context(|| format!("the HGS {} does not start", plan.name))?;
-        Ok(HgsHere {
+        Ok(HgsHere::of(plan, place, hgs, false))
+    }
+
+    /// The one that is up.
+    pub(super) fn attach(plan: &HgsPlan, folder: PathBuf, to: &Attached, https: bool) -> anyhow::Result<HgsHere> {
+        crate::swtpm::make_private_dir(&folder)?;
+        let hgs = if https { to.hgs_with_https()? } else { to.hgs()? };
+        Ok(HgsHere::of(plan, folder, hgs, true))
+    }
+
+    fn of(plan: &HgsPlan, folder: PathBuf, hgs: Hgs, shared: bool) -> HgsHere {
+        HgsHere {
             plan: plan.clone(),
-            folder: place,
+            folder,
             hgs: Arc::new(RwLock::new(hgs)),
             ahead: Default::default(),
             mode: Mutex::new(Mode::Tpm),
+            shared,
             seen: Mutex::default(),
-        })
+        }
     }
 
     /// Its name.
     pub(in crate::scenario) fn name(&self) -> &str {
         &self.plan.name
+    }
+
+    /// The name under which something of the scenario's is registered: one of its own where others register too.
+    pub(in crate::scenario) fn registered_as(&self, name: &str) -> String {
+        match self.shared {
+            true => attached::own_name(name),
+            false => name.to_owned(),
+        }
     }
 
     /// Base URLs of the services: attestation, key protection.
@@ -115,13 +142,20 @@ impl HgsHere {
     pub(super) async fn install(&self, authorities: &[Vec<u8>]) -> anyhow::Result<()> {
         let hgs = self.hgs.read().await;
         hgs.trust_signer().await?;
-        hgs.trust_tpm_makers(authorities).await?;
+        for (number, certificate) in authorities.iter().enumerate() {
+            let name = self.registered_as(&format!("tpm-maker-{number}"));
+            hgs.attestation.trust_tpm_maker(&name, certificate).await?;
+        }
         drop(hgs);
         if self.plan.mode != Mode::Tpm {
             self.set_mode(self.plan.mode).await?;
         }
         for (policy, enabled) in &self.plan.policies {
             self.set_policy(policy, *enabled).await?;
+        }
+        // One that was up before was started without knowing of it.
+        if let (true, Some(starts)) = (self.shared, self.plan.max_offline_unwraps) {
+            self.allow_offline(starts).await?;
         }
         if self.plan.ca_certificates {
             let hgs = self.hgs.read().await;
@@ -169,13 +203,14 @@ impl HgsHere {
                     Ok(certificate) => ("ek_certificate", certificate),
                     Err(_) => ("ek_public", host.endorsement_key()?),
                 };
-                let mut body = json!({ "name": host.name(), "force": force, field: STANDARD.encode(key) });
+                let mut body =
+                    json!({ "name": self.registered_as(host.name()), "force": force, field: STANDARD.encode(key) });
                 with_version(&mut body, version);
                 hgs.attestation.admin_post("tpm-hosts", &body).await.map(|_| ())
             }
             Mode::HostKey => {
                 let key = STANDARD.encode(agent.artefact("host-key.pub").await?);
-                let body = json!({ "name": host.name(), "content": key });
+                let body = json!({ "name": self.registered_as(host.name()), "content": key });
                 hgs.attestation.admin_post("host-keys", &body).await.map(|_| ())
             }
         }
@@ -188,6 +223,7 @@ impl HgsHere {
             Mode::HostKey => "host-keys",
         };
         let hgs = self.hgs.read().await;
+        let name = self.registered_as(name);
         hgs.attestation.admin_delete(&format!("{kind}/{name}")).await
     }
 
@@ -201,7 +237,7 @@ impl HgsHere {
         version: Option<PolicyVersion>,
     ) -> anyhow::Result<()> {
         let content = host.agent().await?.artefact(artefact).await?;
-        let mut body = json!({ "name": name, "content": STANDARD.encode(content) });
+        let mut body = json!({ "name": self.registered_as(name), "content": STANDARD.encode(content) });
         with_version(&mut body, version);
         self.post(ServiceName::Attestation, to, &body).await
     }

@@ -2,8 +2,10 @@
 //! Starts and administers; what a step means is `act`'s.
 
 mod administer;
+pub mod attached;
 mod hgs;
 mod host;
+mod standing;
 mod vm;
 
 use std::{
@@ -20,6 +22,7 @@ use hgs_protocol::{
 };
 
 pub use self::{
+    attached::Attached,
     hgs::{HgsHere, Recorded},
     host::HostHere,
     vm::VmHere,
@@ -40,13 +43,16 @@ use crate::{
 };
 
 /// How the parts of a fabric run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Debug, Default, clap::ValueEnum)]
 pub enum Way {
     /// Services in this process, on loopback; hosts and TPMs as processes.
     #[default]
     InProcess,
     /// Every service and host as a process of its own, on loopback.
     Processes,
+    /// The first HGS of each scenario is one that is up and has other users; hosts, and what else there is, as processes.
+    #[value(skip)]
+    Attached(Arc<Attached>),
 }
 
 impl std::fmt::Display for Way {
@@ -54,6 +60,7 @@ impl std::fmt::Display for Way {
         f.write_str(match self {
             Way::InProcess => "in this process",
             Way::Processes => "as processes",
+            Way::Attached(to) => return write!(f, "on the HGS that is up at {}", to.url()),
         })
     }
 }
@@ -67,8 +74,6 @@ pub struct World {
     pub(super) weather: Weather,
     /// The HGS that is meant when none is named.
     pub(super) first: String,
-    /// How its parts run.
-    pub(super) way: Way,
     root: PathBuf,
     /// Last, so that everything in it has ended.
     _folder: Folder,
@@ -85,7 +90,12 @@ impl Drop for Folder {
 
 impl World {
     /// Starts everything that `scenario` names, registers what it says is registered, and makes its VMs.
+    ///
+    /// On an HGS that is up and shared it first notes how that is; whoever runs a scenario there has it put back.
     pub async fn start(scenario: &Scenario, way: Way, pool: Arc<TpmPool>, journal: Journal) -> anyhow::Result<World> {
+        if let Way::Attached(to) = &way {
+            to.note().await?;
+        }
         let folder = Folder(short_private_dir()?);
         let root = folder.0.clone();
         // Agents have a user of their own, who must get to their folders.
@@ -130,6 +140,10 @@ impl World {
                     journal: journal.clone(),
                     weather: weather.clone(),
                 };
+                let tls = match &way {
+                    Way::Attached(to) if *hgs == first => tls.as_ref().map(|tls| to.door(tls)).transpose()?,
+                    _ => tls.clone(),
+                };
                 open.insert(hgs.clone(), Door::open(between, tls.as_ref()).await?);
             }
         }
@@ -139,7 +153,7 @@ impl World {
         }
         let starting = Starting {
             root: &root,
-            way,
+            way: &way,
             tls: tls.as_ref(),
             pool: &pool,
             host_root,
@@ -160,7 +174,6 @@ impl World {
             journal,
             weather,
             first,
-            way,
             root: root.clone(),
             _folder: folder,
         };
@@ -278,7 +291,7 @@ impl World {
 /// What every part needs to start.
 struct Starting<'a> {
     root: &'a Path,
-    way: Way,
+    way: &'a Way,
     tls: Option<&'a Tls>,
     pool: &'a Arc<TpmPool>,
     host_root: Option<PathBuf>,
@@ -293,7 +306,12 @@ async fn start_services(
     let mut started = BTreeMap::new();
     for plan in plans {
         let folder = starting.root.join("hgs").join(plan.name.as_str());
-        let hgs = HgsHere::start(plan, folder, starting.way, starting.tls).await?;
+        let hgs = match starting.way {
+            Way::Attached(to) if *plan.name == *starting.first => {
+                HgsHere::attach(plan, folder, to, starting.tls.is_some())?
+            }
+            way => HgsHere::start(plan, folder, way, starting.tls).await?,
+        };
         if let Some(targets) = targets.get(plan.name.as_str()) {
             let [attestation, key_protection] = hgs.addresses().await;
             targets.set(attestation, key_protection);
@@ -309,7 +327,11 @@ async fn start_hosts(
     starting: &Starting<'_>,
 ) -> anyhow::Result<BTreeMap<String, HostHere>> {
     let mut tasks = Vec::new();
-    for (number, plan) in scenario.host.iter().enumerate() {
+    let first_tpm = match starting.way {
+        Way::Attached(to) => to.tpms(scenario.host.len()),
+        Way::InProcess | Way::Processes => 0,
+    };
+    for (number, plan) in (first_tpm..).zip(&scenario.host) {
         let doors = doors.remove(plan.name.as_str()).unwrap_or_default();
         let parts = host::Parts {
             folder: starting.root.join("hosts").join(plan.name.as_str()),
