@@ -4,7 +4,7 @@
 
 use std::{process::Stdio, time::Duration};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 
 /// One compose project.
@@ -161,7 +161,7 @@ impl Engine {
     }
 }
 
-/// Asks again until `true_now`, at most for `most`.
+/// Asks again until `true_now`, at most for `most`. Who gives no answer is asked again, too: much is going on.
 pub(super) async fn until(
     what: &str,
     most: Duration,
@@ -169,14 +169,17 @@ pub(super) async fn until(
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + most;
     loop {
-        if true_now().await? {
+        let now = true_now().await;
+        if matches!(now, Ok(true)) {
             return Ok(());
         }
-        ensure!(
-            Instant::now() < deadline,
-            "after {} s it is not so that {what}",
-            most.as_secs()
-        );
+        if Instant::now() >= deadline {
+            let told = format!("after {} s it is not so that {what}", most.as_secs());
+            return Err(match now {
+                Ok(_) => anyhow!(told),
+                Err(error) => error.context(told),
+            });
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

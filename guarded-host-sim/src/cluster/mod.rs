@@ -66,35 +66,52 @@ pub fn run(args: &ClusterArgs) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Shield(args) => runtime.block_on(vms::shield(args)).map(|()| ExitCode::SUCCESS),
         Verb::Drill(args) => match runtime.block_on(drill(args)) {
-            Ok(true) => Ok(ExitCode::SUCCESS),
-            Ok(false) => Ok(ExitCode::FAILURE),
+            Ok(report) => Ok(match (&report.trouble, report.held) {
+                (Some(_), _) => ExitCode::from(TROUBLE),
+                (None, false) => ExitCode::FAILURE,
+                (None, true) => ExitCode::SUCCESS,
+            }),
             Err(error) => {
                 eprintln!("{error:#}");
-                Ok(ExitCode::from(3))
+                Ok(ExitCode::from(TROUBLE))
             }
         },
     }
 }
 
-async fn drill(args: &DrillArgs) -> anyhow::Result<bool> {
+async fn drill(args: &DrillArgs) -> anyhow::Result<Report> {
     let engine = Engine::of(&args.project);
     let stage = stage(args.rate, engine.clone()).await?;
-    let mut drills = Vec::new();
-    for which in Which::ALL {
-        if args.only.is_empty() || args.only.contains(&which) {
-            drills.push(stage.run(which).await?);
+    let mut report = Report::of(args.rate);
+    let wanted = |which: &Which| args.only.is_empty() || args.only.contains(which);
+    for which in Which::ALL.into_iter().filter(wanted) {
+        match stage.run(which).await {
+            Ok(drill) => report.drills.push(drill),
+            // What state the cluster is in is not known any more; what was drilled before still counts.
+            Err(error) => {
+                report.trouble = Some(format!("{error:#}"));
+                break;
+            }
         }
     }
-    let [releases, certificates] = evidence::audited(&engine, &stage.world.seen()).await?;
-    let chains = stage.auditors.chains_hold(&stage.heads).await?;
-    let ledgers = evidence::ran_once(&engine, &HOSTS).await;
-    let report = Report::new(args.rate, drills, vec![releases, certificates, chains, ledgers]);
+    if report.trouble.is_none() {
+        report.afterwards = afterwards(&stage).await?;
+    }
+    report.sum_up();
     print!("{report}");
     if let Some(file) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    Ok(report.held)
+    Ok(report)
+}
+
+/// What clients saw, held against the audit and the ledgers.
+async fn afterwards(stage: &Stage) -> anyhow::Result<Vec<Check>> {
+    let [releases, certificates] = evidence::audited(&stage.engine, &stage.world.seen()).await?;
+    let chains = stage.auditors.chains_hold(&stage.heads).await?;
+    let ledgers = evidence::ran_once(&stage.engine, &HOSTS).await;
+    Ok(vec![releases, certificates, chains, ledgers])
 }
 
 /// Finds the cluster, makes a VM for each host and lets the hosts attest.
@@ -123,5 +140,7 @@ async fn stage(rate: u32, engine: Engine) -> anyhow::Result<Stage> {
     })
 }
 
+/// Exit code: a drill could not be carried out.
+const TROUBLE: u8 = 3;
 /// The hosts of docker-compose.yml.
 const HOSTS: [&str; 4] = ["host01", "host02", "host11", "host12"];

@@ -16,6 +16,8 @@ pub struct Report {
     pub drills: Vec<Drill>,
     /// What was found afterwards.
     pub afterwards: Vec<Check>,
+    /// What kept a drill from being carried out, and those after it.
+    pub trouble: Option<String>,
     /// Whether all of it held.
     pub held: bool,
 }
@@ -55,14 +57,27 @@ impl Check {
 }
 
 impl Report {
-    pub(super) fn new(rate: u32, drills: Vec<Drill>, afterwards: Vec<Check>) -> Report {
-        let mut all = drills.iter().flat_map(|drill| &drill.checks).chain(&afterwards);
+    /// Nothing yet.
+    pub(super) fn of(rate: u32) -> Report {
         Report {
-            held: all.all(|check| check.held),
             rate,
-            drills,
-            afterwards,
+            drills: Vec::new(),
+            afterwards: Vec::new(),
+            trouble: None,
+            held: false,
         }
+    }
+
+    /// Says whether all of it held.
+    pub(super) fn sum_up(&mut self) {
+        self.held = self.trouble.is_none() && self.checks().all(|check| check.held);
+    }
+
+    fn checks(&self) -> impl Iterator<Item = &Check> {
+        self.drills
+            .iter()
+            .flat_map(|drill| &drill.checks)
+            .chain(&self.afterwards)
     }
 }
 
@@ -80,18 +95,16 @@ impl fmt::Display for Report {
                 writeln!(f, "{check}")?;
             }
         }
-        writeln!(f, "\nafterwards")?;
+        match &self.trouble {
+            Some(trouble) => writeln!(f, "\n{trouble}")?,
+            None => writeln!(f, "\nafterwards")?,
+        }
         for check in &self.afterwards {
             writeln!(f, "{check}")?;
         }
-        let checks = || {
-            self.drills
-                .iter()
-                .flat_map(|drill| &drill.checks)
-                .chain(&self.afterwards)
-        };
-        let failed = checks().filter(|check| !check.held).count();
-        writeln!(f, "\n{} expectations held, {failed} did not", checks().count() - failed)
+        let failed = self.checks().filter(|check| !check.held).count();
+        let held = self.checks().count() - failed;
+        writeln!(f, "\n{held} expectations held, {failed} did not")
     }
 }
 

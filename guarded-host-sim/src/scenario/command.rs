@@ -91,16 +91,20 @@ fn carry_out(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let reports = runtime.block_on(run_all(files, args))?;
+    let pages = args.html.as_ref().map(|folder| folder.join("index.html"));
+    for file in [&args.junit, &pages, &args.json].into_iter().flatten() {
+        report::begin(file)?;
+    }
+    let (how, reports) = runtime.block_on(run_all(files, args))?;
     if let Some(path) = &args.junit {
         report::write(path, &report::junit::document(&reports)?)?;
     }
     if let Some(folder) = &args.html {
-        report::html::write_all(folder, &reports)?;
+        report::html::write_all(folder, &how, &reports)?;
         println!("the report is {}", folder.join("index.html").display());
     }
     if let Some(path) = &args.json {
-        let document = serde_json::to_string_pretty(&report::json::document(&reports))?;
+        let document = serde_json::to_string_pretty(&report::json::document(&how, &reports))?;
         report::write(path, &(document + "\n"))?;
     }
     let any = |word: &str| reports.iter().any(|report| report.verdict.word() == word);
@@ -179,8 +183,8 @@ fn is_meant(file: &ScenarioFile, wanted: &str) -> bool {
     contains(&file.name) || contains(&file.scenario.title) || file.scenario.tags.iter().any(tag)
 }
 
-/// Runs all, as many at a time as asked for. The reports come in the order of the files.
-async fn run_all(files: Vec<ScenarioFile>, args: &RunArgs) -> anyhow::Result<Vec<Report>> {
+/// Runs all, as many at a time as asked for. Gives in what way, and the reports in the order of the files.
+async fn run_all(files: Vec<ScenarioFile>, args: &RunArgs) -> anyhow::Result<(String, Vec<Report>)> {
     let folder = short_private_dir()?;
     let_others_pass(&folder)?;
     tokio::spawn(clear_up_when_interrupted(folder.clone()));
@@ -193,7 +197,7 @@ async fn run_all(files: Vec<ScenarioFile>, args: &RunArgs) -> anyhow::Result<Vec
         virtual_time: args.virtual_time,
         pool: Arc::new(TpmPool::new(&folder.join("tpms"))?),
     };
-    let teller = Teller::new(files.len(), &running.way);
+    let teller = Teller::new(files.len(), &running.told());
     let mut waiting = files.into_iter().enumerate();
     let mut under_way: JoinSet<(usize, Report)> = JoinSet::new();
     let mut done: Vec<(usize, Report)> = Vec::new();
@@ -224,7 +228,7 @@ async fn run_all(files: Vec<ScenarioFile>, args: &RunArgs) -> anyhow::Result<Vec
     done.sort_by_key(|(number, _)| *number);
     let reports: Vec<Report> = done.into_iter().map(|(_, report)| report).collect();
     teller.sums_up(&reports);
-    Ok(reports)
+    Ok((running.told(), reports))
 }
 
 fn cores() -> usize {

@@ -26,6 +26,14 @@ pub struct Running {
     pub pool: Arc<TpmPool>,
 }
 
+impl Running {
+    /// In words.
+    pub fn told(&self) -> String {
+        let time = if self.virtual_time { ", in virtual time" } else { "" };
+        format!("{}{time}", self.way)
+    }
+}
+
 /// A scenario that was run.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -10,7 +10,6 @@ use std::{
 use super::{
     report::{culprit, explain},
     run::{Report, Verdict},
-    world::Way,
 };
 
 /// Clones tell together.
@@ -32,9 +31,9 @@ struct State {
 }
 
 impl Teller {
-    pub(super) fn new(of: usize, way: &Way) -> Teller {
+    pub(super) fn new(of: usize, how: &str) -> Teller {
         let live = io::stdout().is_terminal();
-        println!("{of} scenarios, {way}");
+        println!("{of} scenarios, {how}");
         Teller {
             live,
             color: live && std::env::var_os("NO_COLOR").is_none(),

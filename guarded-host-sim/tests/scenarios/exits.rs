@@ -95,6 +95,16 @@ fn an_unreachable_service_ends_with_3_and_says_that_it_is_the_labs_trouble() {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_ends_with_3_before_anything_is_run() {
+    let (_folder, path) = scenario("[[step]]\nattest = { host = \"host01\" }\n");
+    let output = run(&[&path, "--junit", "/proc/nowhere/junit.xml"]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = said(&output);
+    assert!(said.contains("trouble: cannot create /proc/nowhere"), "{said}");
+    assert!(!said.contains("1 scenarios"), "{said}");
+}
+
+#[test]
 fn time_that_would_have_to_pass_is_a_skip_and_not_a_pass() {
     if missing_tools("time_that_would_have_to_pass_is_a_skip", &TPM_TOOLS) {
         return;

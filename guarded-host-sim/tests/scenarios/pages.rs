@@ -69,22 +69,61 @@ fn opens_in_a_browser(folder: &Path) {
     }
     let profile = tempfile::tempdir().unwrap();
     for page in ["index.html", "coverage.html", "scenario-happy-tpm.html"] {
-        let output = Command::new("chromium")
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"])
-            // No name resolves, and what the page says of itself goes to the log.
-            .args(["--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"])
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg(format!("file://{}", folder.join(page).display()))
-            .output()
-            .unwrap();
-        let (shown, log) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
+        let seen = browse(&folder.join(page), profile.path());
+        let (shown, log) = (seen.shown, seen.log);
         assert!(
             shown.contains("</html>") && shown.contains("<table>"),
             "{page}: {shown} {log}"
         );
         assert!(!log.contains("CONSOLE"), "{page}: {log}");
+        assert!(seen.asked.is_empty(), "{page} asks for {:?}", seen.asked);
+    }
+    // A page that loads something is found out.
+    let loading = profile.path().join("loading.html");
+    fs::write(
+        &loading,
+        "<html><body><img src=\"http://example.invalid/x.png\"></body></html>",
+    )
+    .unwrap();
+    let asked = browse(&loading, profile.path()).asked;
+    assert!(
+        asked.iter().all(|url| url == "http://example.invalid/x.png") && !asked.is_empty(),
+        "{asked:?}"
+    );
+}
+
+/// What a browser made of a page.
+struct Seen {
+    shown: String,
+    log: String,
+    /// The addresses that the page asked for.
+    asked: Vec<String>,
+}
+
+fn browse(page: &Path, profile: &Path) -> Seen {
+    let net_log = profile.join("net-log.json");
+    let output = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"])
+        // No name resolves, and what the page says of itself goes to the log.
+        .args(["--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"])
+        .arg(format!("--log-net-log={}", net_log.display()))
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .unwrap();
+    let log: Value = serde_json::from_slice(&fs::read(net_log).unwrap()).unwrap();
+    let parameters = log["events"].as_array().unwrap().iter().map(|event| &event["params"]);
+    // What the browser asks for by itself is no page's.
+    let of_a_page = |parameters: &&Value| parameters["initiator"].as_str().is_some_and(|by| by != "not an origin");
+    let urls = parameters
+        .filter(of_a_page)
+        .filter_map(|parameters| parameters["url"].as_str());
+    Seen {
+        shown: String::from_utf8_lossy(&output.stdout).into_owned(),
+        log: String::from_utf8_lossy(&output.stderr).into_owned(),
+        asked: urls
+            .filter(|url| !url.starts_with("file:"))
+            .map(str::to_owned)
+            .collect(),
     }
 }

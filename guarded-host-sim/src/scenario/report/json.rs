@@ -9,10 +9,11 @@ use crate::scenario::{
     run::{Report, Verdict},
 };
 
-/// The document.
-pub fn document(reports: &[Report]) -> Value {
+/// The document; `how` says in what way the scenarios were run.
+pub fn document(how: &str, reports: &[Report]) -> Value {
     let count = |word: &str| reports.iter().filter(|report| report.verdict.word() == word).count();
     json!({
+        "how": how,
         "scenarios": reports.iter().map(scenario).collect::<Vec<_>>(),
         "passed": count("passed"),
         "failed": count("failed"),

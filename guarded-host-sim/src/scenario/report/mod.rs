@@ -57,6 +57,12 @@ pub fn culprit(report: &Report) -> Option<(usize, &StepReport)> {
         .find(|(_, step)| step.verdict != Verdict::Passed)
 }
 
+/// Empties a report's file, or makes it and the folders above it: whoever reads it later does not read an earlier run's, and
+/// a place where nothing can be written is known before the run.
+pub fn begin(path: &Path) -> anyhow::Result<()> {
+    write(path, "")
+}
+
 /// Writes a report's file, and the folders above it.
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     use anyhow::Context;

@@ -35,6 +35,7 @@ fn row(body: &mut String, item: &Item) -> std::fmt::Result {
     let reached = match (item.count, item.excuse) {
         (0, Some(why)) => format!("<span class=\"verdict not-built\">out of reach</span> {}", escape(why)),
         (0, None) => "<span class=\"verdict missed\">missed</span>".to_owned(),
+        (1, _) => "<span class=\"verdict reached\">once</span>".to_owned(),
         (count, _) => format!("<span class=\"verdict reached\">{count} times</span>"),
     };
     let shown = item.scenarios.iter().take(MOST_NAMED).map(|name| {

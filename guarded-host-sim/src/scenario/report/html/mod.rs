@@ -10,13 +10,16 @@ use std::{fmt::Write as _, path::Path};
 
 use anyhow::Context;
 
-use super::{escape, write};
-use crate::scenario::{coverage::coverage, run::Report};
+use super::{culprit, escape, explain, write};
+use crate::scenario::{
+    coverage::coverage,
+    run::{Report, Verdict},
+};
 
-/// Writes the pages, and each message's bytes beside them, into `folder`.
-pub fn write_all(folder: &Path, reports: &[Report]) -> anyhow::Result<()> {
+/// Writes the pages, and each message's bytes beside them, into `folder`. `how` says in what way the scenarios were run.
+pub fn write_all(folder: &Path, how: &str, reports: &[Report]) -> anyhow::Result<()> {
     let groups = coverage(reports);
-    write(&folder.join("index.html"), &index(reports)?)?;
+    write(&folder.join("index.html"), &index(how, reports)?)?;
     write(&folder.join("coverage.html"), &coverage::page(&groups)?)?;
     for report in reports {
         let name = &report.file.name;
@@ -27,8 +30,8 @@ pub fn write_all(folder: &Path, reports: &[Report]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn index(reports: &[Report]) -> Result<String, std::fmt::Error> {
-    let mut body = String::new();
+fn index(how: &str, reports: &[Report]) -> Result<String, std::fmt::Error> {
+    let mut body = format!("<p class=\"teaches\">{} scenarios, {}</p>", reports.len(), escape(how));
     let count = |word: &str| reports.iter().filter(|report| report.verdict.word() == word).count();
     write!(body, "<p class=\"counts\">")?;
     for word in ["passed", "failed", "skipped", "trouble"] {
@@ -46,11 +49,12 @@ fn index(reports: &[Report]) -> Result<String, std::fmt::Error> {
         let plan = &report.file.scenario;
         write!(
             body,
-            "<tr><td>{}</td><td><a href=\"scenario-{name}.html\">{}</a><br><code>{name}</code>{}</td><td>{}</td><td \
+            "<tr><td>{}</td><td><a href=\"scenario-{name}.html\">{}</a><br><code>{name}</code>{}{}</td><td>{}</td><td \
              class=\"number\">{:.1} s</td></tr>",
             verdict(report.verdict.word()),
             escape(&plan.title),
             tags(&plan.tags),
+            reason(report),
             escape(&plan.teaches.join(" ")),
             report.took.as_secs_f64(),
             name = escape(&report.file.name),
@@ -58,6 +62,17 @@ fn index(reports: &[Report]) -> Result<String, std::fmt::Error> {
     }
     write!(body, "</tbody></table>")?;
     Ok(page("Scenarios of the guarded fabric lab", &body))
+}
+
+/// What kept a scenario from passing, in a line.
+fn reason(report: &Report) -> String {
+    let told = match &report.verdict {
+        Verdict::Passed => return String::new(),
+        Verdict::Skipped(reason) | Verdict::Trouble(reason) => Some(reason.clone()),
+        Verdict::Failed => culprit(report).and_then(|(number, step)| explain(report, number, step).into_iter().next()),
+    };
+    told.map(|told| format!("<br><span class=\"{}\">{}</span>", report.verdict.word(), escape(&told)))
+        .unwrap_or_default()
 }
 
 fn tags(tags: &[String]) -> String {
