@@ -17,6 +17,10 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid},
+};
 use zeroize::Zeroizing;
 
 /// Why a child could not be started or watched.
@@ -268,6 +272,30 @@ impl Child {
         // Failing to signal means that it has ended already.
         let _ = self.inner.kill();
         self.wait()
+    }
+
+    /// Stops it where it is, with its memory as it is; answers when it stands still, or has ended.
+    pub fn pause(&self) -> Result<(), ChildError> {
+        let wait = || {
+            let id = self.signal(Signal::STOP)?;
+            let states = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::Pid(id), states)
+        };
+        wait().map(drop).map_err(|cause| self.lost(cause.into()))
+    }
+
+    /// Lets it go on after [`Child::pause`].
+    pub fn go_on(&self) -> Result<(), ChildError> {
+        self.signal(Signal::CONT)
+            .map(drop)
+            .map_err(|cause| self.lost(cause.into()))
+    }
+
+    fn signal(&self, signal: Signal) -> Result<Pid, Errno> {
+        // Not reaped yet, so nobody else has its id.
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        let id = id.ok_or(Errno::SRCH)?;
+        kill_process(id, signal).map(|()| id)
     }
 
     fn lost(&self, cause: io::Error) -> ChildError {

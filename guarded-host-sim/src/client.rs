@@ -391,14 +391,34 @@ impl TimeProvider for LabTime {
 }
 
 /// An error with all its causes; the outermost alone says little.
-fn causes(error: &dyn std::error::Error) -> String {
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
+    let mut clock = is_about_time(error);
     let mut next = error.source();
     while let Some(cause) = next {
         text = format!("{text}: {cause}");
+        clock |= is_about_time(cause);
         next = cause.source();
     }
+    if clock {
+        text += ". Compare the clocks of this machine and of the service, and the dates of its TLS certificate";
+    }
     text
+}
+
+/// True of a refusal to accept the peer's certificate at this machine's time.
+fn is_about_time(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    // An I/O error passes for its inner error in a chain of causes.
+    if let Some(wrapper) = error.downcast_ref::<std::io::Error>() {
+        return wrapper.get_ref().is_some_and(|inner| is_about_time(inner));
+    }
+    matches!(
+        error.downcast_ref(),
+        Some(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+        ))
+    )
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ enum Part {
     Shell(shell::ShellArgs),
     /// VMs: run, save, move and look at them on a host, and change them as their owner.
     Vm(vm::command::VmArgs),
+    /// A host's machine: show and turn its dials, reboot, hibernate, update firmware, clear the TPM.
+    Machine(machine::command::MachineArgs),
     /// A host's client configuration: show, set, test.
     Client(agent::command::ClientArgs),
     /// Checks, from the ledgers of several hosts' VBS stores, that no VM ran on two of them at once.
@@ -84,6 +86,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let good = load::run(&args)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Part::Machine(args) => return machine::command::run(&args),
         Part::Client(args) => return agent::command::run(&args),
         Part::Vm(args) => vm::command::run(&args)?,
         Part::Guardian(args) => return guardian_command::run(args),

@@ -4,8 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    collections::BTreeMap,
     fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use guarded_host_sim::{
@@ -31,7 +38,7 @@ use hgs_protocol::{
     secret::TransportKey,
     tpm::{
         EK_HANDLE, PcrSelection, RH_LOCKOUT, RH_OWNER, RH_PLATFORM, ResponseCode, SRK_HANDLE, command,
-        command::SessionKind,
+        command::{CommandCode, SessionKind},
         public::{ObjectAttributes, storage_template},
         response::{self, Response},
         session::{CONTINUE_SESSION, SaltedSession},
@@ -464,4 +471,52 @@ fn a_host_whose_tpm_was_killed_says_so() {
     assert_eq!(error.to_string(), "the TPM of host01 does not answer");
     let error: SwtpmError = host.tpm.lock().reset(0).unwrap_err();
     assert_eq!(error.to_string(), "the TPM of host01 does not answer");
+}
+
+/// Passes on what the store says to the TPM, which loses its power once, right after `code` was answered.
+fn lose_power_after(host: &Host, code: u32, armed: &Arc<AtomicBool>) -> TpmChannel {
+    let (mut ours, stores) = UnixStream::pair().unwrap();
+    let (tpm, armed) = (host.tpm.clone(), armed.clone());
+    std::thread::spawn(move || {
+        let mut command = vec![0; 4096];
+        while let Ok(length @ 1..) = ours.read(&mut command) {
+            let mut tpm = tpm.lock();
+            let answer = tpm.channel().transact(&command[..length]).unwrap();
+            if command[6..10] == code.to_be_bytes() && armed.swap(false, Ordering::SeqCst) {
+                tpm.reset(STARTUP_LOCALITY).unwrap();
+            }
+            ours.write_all(&answer).unwrap();
+        }
+    });
+    TpmChannel::over(stores, "host01").unwrap()
+}
+
+/// As when a host hibernates at that very instant.
+#[test]
+fn a_store_outlives_the_loss_of_a_session_under_way() {
+    let Some(host) = Host::new("a_store_outlives_the_loss_of_a_session_under_way") else {
+        return;
+    };
+    let healthy = Dials::default();
+    drop(host.boot(&healthy).unwrap());
+    host.gate.shut();
+    {
+        let mut tpm = host.tpm.lock();
+        tpm.reset(STARTUP_LOCALITY).unwrap();
+        provision::provision(&mut tpm).unwrap();
+        let mut boot = Boot::begin(tpm.channel());
+        boot.measure_configuration(&healthy).unwrap();
+    }
+    let armed = Arc::new(AtomicBool::new(false));
+    let channel = lose_power_after(&host, CommandCode::START_AUTH_SESSION.0, &armed);
+    let mut opened = Store::open(&host.store(), channel, &mut OsRandom).unwrap();
+    assert!(!opened.new_keys);
+    let record = zeroize::Zeroizing::new(b"of that instant".to_vec());
+    armed.store(true, Ordering::SeqCst);
+    let keep = |records: &mut BTreeMap<_, _>| drop(records.insert("vm".to_owned(), record.clone()));
+    opened.store.change(keep, &mut OsRandom).unwrap();
+    assert!(!armed.load(Ordering::SeqCst), "the power was lost");
+    drop(opened);
+    let (again, _) = host.boot(&healthy).unwrap();
+    assert_eq!(again.store.secrets().records.get("vm"), Some(&record));
 }

@@ -593,6 +593,7 @@ fn host(
         root_certificate: None,
         allow_remote: false,
         volume: Some(volume.to_path_buf()),
+        clock_skew: 0,
         lab_clock: None,
     };
     thread::spawn(move || {

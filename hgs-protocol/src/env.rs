@@ -44,7 +44,7 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// The system's clock plus an offset that only moves forward, shared by all clones.
+/// The system's clock plus an offset that only moves forward from where it began, shared by all clones.
 ///
 /// [`Clock::now`] governs certificates, policies, caches and rows. Timeouts and the age of RTPM
 /// states use [`Clock::unshifted`], which a lab cannot move.
@@ -57,6 +57,13 @@ impl Clock {
     /// The system's clock, not moved.
     pub fn system() -> Clock {
         Clock::default()
+    }
+
+    /// A clock that is wrong from the start: `seconds` ahead of the system's, or behind it when negative.
+    pub fn skewed(seconds: i64) -> Clock {
+        Clock {
+            offset_seconds: Arc::new(AtomicI64::new(seconds)),
+        }
     }
 
     /// The lab's time: the system's clock plus the offset.

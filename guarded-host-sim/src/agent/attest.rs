@@ -128,14 +128,30 @@ impl Outcome {
     /// A certificate at hand that is not valid at `now`. It was issued once, so the host has passed.
     pub(crate) fn expired(health: &Health, now: UnixTime) -> Outcome {
         let (from, to) = health.encryption.validity();
+        let serial = health.encryption.serial();
+        let detail = match now < from {
+            true => format!(
+                "the health certificate {serial} is not valid yet: it is valid from {from} to {to}, and this host's \
+                 clock says {now}, which is {} seconds too early",
+                from.seconds_since(now)
+            ),
+            false => format!(
+                "the health certificate {serial} is valid from {from} to {to}, and this host's clock says {now}"
+            ),
+        };
         Outcome {
             status: AttestationStatus::Expired,
-            detail: format!(
-                "the health certificate {} is valid from {from} to {to}, and this host's clock says {now}",
-                health.encryption.serial()
-            ),
+            detail,
             ..Outcome::passed(health)
         }
+    }
+
+    /// Of a certificate that has come just now, which has passed or else shows that two clocks differ.
+    pub(crate) fn issued_now(mut self) -> Outcome {
+        if self.status == AttestationStatus::Expired {
+            self.detail += ". It was issued just now: the clocks of this host and of the attestation service differ";
+        }
+        self
     }
 
     pub(crate) fn failed(error: &AttestError) -> Outcome {

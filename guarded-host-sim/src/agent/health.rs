@@ -367,7 +367,7 @@ impl Agent {
                 slot.trouble = None;
                 slot.health = Some(health);
                 slot.outcome = Some(outcome.clone());
-                slot.status(now).unwrap_or(outcome)
+                slot.status(now).unwrap_or(outcome).issued_now()
             }
             Err(error) => {
                 let mut outcome = Outcome::failed(&error);

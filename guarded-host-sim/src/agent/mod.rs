@@ -79,6 +79,9 @@ pub struct AgentArgs {
     /// The shared volume with the VMs' files.
     #[arg(long)]
     pub volume: Option<PathBuf>,
+    /// Seconds by which the host's clock is ahead of the true time; negative when it is behind.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub clock_skew: i64,
     /// Socket over which the lab moves this process's clock.
     #[arg(long)]
     pub lab_clock: Option<PathBuf>,
@@ -101,7 +104,7 @@ pub struct Agent {
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     hgs_service::telemetry::init(hgs_service::telemetry::LogFormat::Text);
     actix_web::rt::System::new().block_on(async move {
-        let clock = Clock::system();
+        let clock = Clock::skewed(args.clock_skew);
         let lab_clock = args.lab_clock.clone();
         let agent = Arc::new(Agent::new(args, clock.clone())?);
         if let Some(path) = &lab_clock {

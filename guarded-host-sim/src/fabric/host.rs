@@ -6,14 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     service::{Environment, Process, beside_this_program, first_line, http_client},
     watch::Watch,
 };
-use crate::child::{Output, Plan, last_words};
+use crate::{
+    child::{Output, Plan, last_words},
+    machine::{
+        control::{self, Control, ControlReply},
+        dials::Dials,
+    },
+};
 
 /// How to start a host.
 pub struct HostPlan<'a> {
@@ -148,13 +154,29 @@ impl SimHost {
     }
 
     /// A power cycle with the dials given.
-    pub fn reboot(&mut self, dials: crate::machine::dials::Dials) -> anyhow::Result<()> {
-        use crate::machine::control::{Control, ask};
-        let order = Control::Reboot {
-            dials: Some(Box::new(dials)),
-        };
-        let reply = ask(&self.folder.join("machine.sock"), &order)
-            .with_context(|| format!("the machine of {} does not answer", self.name))?;
+    pub fn reboot(&mut self, dials: Dials) -> anyhow::Result<()> {
+        self.boot_again(Some(Box::new(dials)))
+    }
+
+    /// A power cycle at which firmware clears the TPM.
+    pub fn clear_tpm(&mut self) -> anyhow::Result<()> {
+        let reply = self.order(&Control::ClearTpm)?;
+        ensure!(reply.ok, "{}", reply.message);
+        self.boot_again(None)
+    }
+
+    /// Hibernates and resumes; a machine that must not says why.
+    pub fn hibernate(&mut self) -> anyhow::Result<Answer<String>> {
+        let reply = self.order(&Control::Hibernate)?;
+        Ok(if reply.ok {
+            Ok(reply.message)
+        } else {
+            Err(reply.message)
+        })
+    }
+
+    fn boot_again(&mut self, dials: Option<Box<Dials>>) -> anyhow::Result<()> {
+        let reply = self.order(&Control::Reboot { dials })?;
         match (reply.ok, reply.agent) {
             (true, Some(url)) => {
                 // A machine elsewhere listens on all its addresses and does not know ours for it.
@@ -165,6 +187,11 @@ impl SimHost {
             }
             _ => bail!("{} did not come up again: {}", self.name, reply.message),
         }
+    }
+
+    fn order(&self, order: &Control) -> anyhow::Result<ControlReply> {
+        let socket = self.folder.join("machine.sock");
+        control::ask(&socket, order).with_context(|| format!("the machine of {} does not answer", self.name))
     }
 
     /// Moves the clock of the host's agent forward, until its next boot. What became due then is done: a renewal, say.

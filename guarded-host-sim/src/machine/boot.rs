@@ -66,6 +66,19 @@ pub fn simulate<S>(
     Ok((log, store.map(|(store, _)| store)))
 }
 
+/// The resume of a hibernated system whose machine has booted `boots` times: the TPM loses its power, and firmware,
+/// boot manager and resume loader are measured. Of the system itself nothing is: no loader, no hypervisor and no VSM
+/// key. Answers the log; the TPM is nobody else's meanwhile.
+pub fn resume(tpm: &SharedTpm, dials: &Dials, boots: u64) -> anyhow::Result<Vec<u8>> {
+    let mut tpm = tpm.lock();
+    tpm.channel().call(&command::shutdown_clear())?;
+    tpm.reset(STARTUP_LOCALITY)?;
+    provision(&mut tpm)?;
+    let mut boot = Boot::begin(tpm.channel()).omitting(&dials.omit);
+    boot.measure_resume(dials)?;
+    Ok(boot.finish(boots, None)?)
+}
+
 /// A boot in progress: every event goes into the log and, at once, into the TPM.
 pub struct Boot<'a> {
     log: BootLogBuilder,
@@ -107,13 +120,32 @@ impl<'a> Boot<'a> {
     /// Firmware, Secure Boot, boot manager, hypervisor and loader, up to and including everything
     /// that `dials` change.
     pub fn measure_configuration(&mut self, dials: &Dials) -> Result<(), ChannelError> {
-        self.firmware()?;
+        let next = match dials.full_boot {
+            true => transfer::OS_LOADER,
+            false => transfer::RESUME,
+        };
+        self.firmware(dials)?;
         self.secure_boot(dials)?;
-        self.boot_manager(dials)?;
+        self.boot_manager(dials, next)?;
         if dials.vsm {
             self.hypervisor_loader(dials)?;
         }
         self.loader(dials)
+    }
+
+    /// Firmware, Secure Boot, boot manager and resume loader, in the shape of real machines' logs.
+    fn measure_resume(&mut self, dials: &Dials) -> Result<(), ChannelError> {
+        self.firmware(dials)?;
+        self.secure_boot(dials)?;
+        self.boot_manager(dials, transfer::RESUME)?;
+        // The boot manager has unlocked the volume, and hands its key on.
+        let unlocked = if dials.bitlocker { unlock::CACHED } else { 0 };
+        let loader = module("\\Windows\\System32\\winresume.efi");
+        let mut tags = vec![loader.clone()];
+        tags.extend(code_integrity(dials, unlocked));
+        self.stage(12, &tags)?;
+        self.stage(13, &[loader])?;
+        self.authorities(dials)
     }
 
     /// Records of another machine's log, as they stand.
@@ -147,15 +179,19 @@ impl<'a> Boot<'a> {
         Ok(self.log.finish())
     }
 
-    fn firmware(&mut self) -> Result<(), ChannelError> {
-        self.event(0, EventType::S_CRTM_VERSION, utf16("HGS-SIM-1.0"))?;
+    fn firmware(&mut self, dials: &Dials) -> Result<(), ChannelError> {
+        let version = &dials.firmware;
+        self.event(0, EventType::S_CRTM_VERSION, utf16(version))?;
         for (name, base) in [("SEC", 0xFF00_0000_u64), ("PEI", 0xFF10_0000), ("DXE", 0xFF20_0000)] {
             let volume = [base, 0x10_0000].map(u64::to_le_bytes).concat();
-            self.image(0, EventType::EFI_PLATFORM_FIRMWARE_BLOB, name, volume)?;
+            let name = format!("{name} of {version}");
+            self.image(0, EventType::EFI_PLATFORM_FIRMWARE_BLOB, &name, volume)?;
         }
         let boot_order = variable(GLOBAL_VARIABLE, "BootOrder", &[0, 0]);
         self.event(1, EventType::EFI_VARIABLE_BOOT, boot_order)?;
-        self.image(1, EventType::EFI_HANDOFF_TABLES, "SMBIOS", 1u64.to_le_bytes().to_vec())
+        // SMBIOS tells the firmware's version too.
+        let tables = format!("SMBIOS of {version}");
+        self.image(1, EventType::EFI_HANDOFF_TABLES, &tables, 1u64.to_le_bytes().to_vec())
     }
 
     fn secure_boot(&mut self, dials: &Dials) -> Result<(), ChannelError> {
@@ -181,11 +217,7 @@ impl<'a> Boot<'a> {
         self.event(11, EventType::COMPACT_HASH, 0x10u32.to_le_bytes().to_vec())
     }
 
-    fn boot_manager(&mut self, dials: &Dials) -> Result<(), ChannelError> {
-        let next = match dials.full_boot {
-            true => transfer::OS_LOADER,
-            false => transfer::RESUME,
-        };
+    fn boot_manager(&mut self, dials: &Dials, next: u64) -> Result<(), ChannelError> {
         // PCR 13 is not among the PCRs that the store is sealed to, so the policy's digest also
         // stands here: another policy is another configuration.
         let policy = dials.ci_policy.as_deref().map(sha256).unwrap_or_default();
@@ -194,7 +226,7 @@ impl<'a> Boot<'a> {
             Tag::new(id::INFORMATION, policy),
             Tag::u32(id::TRANSFER_CONTROL, narrow(next)),
         ];
-        tags.extend(code_integrity(dials));
+        tags.extend(code_integrity(dials, unlocked_by_tpm(dials)));
         self.stage(12, &tags)?;
         self.authorities(dials)
     }
@@ -209,7 +241,7 @@ impl<'a> Boot<'a> {
             Tag::boolean(id::HYPERVISOR_BOOT_DMA_PROTECTION, dials.iommu),
             Tag::u32(id::TRANSFER_CONTROL, narrow(transfer::HYPERVISOR)),
         ];
-        tags.extend(code_integrity(dials));
+        tags.extend(code_integrity(dials, unlocked_by_tpm(dials)));
         self.stage(12, &tags)
     }
 
@@ -239,7 +271,7 @@ impl<'a> Boot<'a> {
                 Tag::boolean(id::VBS_MICROSOFT_BOOT_CHAIN_REQUIRED, true),
             ]);
         }
-        tags.extend(code_integrity(dials));
+        tags.extend(code_integrity(dials, unlocked_by_tpm(dials)));
         self.stage(12, &tags)?;
         let mut tags = vec![module("\\Windows\\System32\\ntoskrnl.exe")];
         if let Some(policy) = &dials.ci_policy {
@@ -299,13 +331,20 @@ pub(super) fn secure_boot_variables(dials: &Dials) -> [([u8; 16], &'static str, 
         (GLOBAL_VARIABLE, "PK", material("PK of the machine's maker")),
         (GLOBAL_VARIABLE, "KEK", material("KEK of Microsoft and the maker")),
         (IMAGE_SECURITY_DATABASE, "db", material("db of Microsoft")),
-        (IMAGE_SECURITY_DATABASE, "dbx", material("dbx of the lab's year")),
+        (
+            IMAGE_SECURITY_DATABASE,
+            "dbx",
+            material(&format!("dbx of {}", dials.dbx)),
+        ),
     ]
 }
 
-/// What each stage measures of code integrity and of the volume it was loaded from.
-fn code_integrity(dials: &Dials) -> [Tag; 4] {
-    let unlocked = if dials.bitlocker { unlock::TPM } else { 0 };
+fn unlocked_by_tpm(dials: &Dials) -> u64 {
+    if dials.bitlocker { unlock::TPM } else { 0 }
+}
+
+/// What each stage measures of code integrity and of the volume it was loaded from, which was `unlocked` so.
+fn code_integrity(dials: &Dials, unlocked: u64) -> [Tag; 4] {
     [
         Tag::boolean(id::BOOTDEBUGGING, dials.boot_debugging),
         Tag::boolean(id::TESTSIGNING, dials.test_signing),
@@ -338,7 +377,7 @@ pub(super) fn material(name: &str) -> Vec<u8> {
     [sha256(name.as_bytes()).as_slice(), name.as_bytes()].concat()
 }
 
-fn utf16(text: &str) -> Vec<u8> {
+pub(super) fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
 

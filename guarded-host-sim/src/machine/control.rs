@@ -17,7 +17,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::dials::Dials;
+use super::{
+    dials::Dials,
+    settings::{Changes, NextBoot},
+};
 
 /// What the lab may ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,12 +28,22 @@ use super::dials::Dials;
 pub enum Control {
     /// How the machine is.
     Status,
-    /// Power cycle, with new dials if given.
+    /// These dials are otherwise from the next boot on, whoever causes it; those not named stay.
+    Set {
+        /// By name, as in a file of dials.
+        dials: Changes,
+    },
+    /// Firmware clears the TPM at the next boot, as an administrator confirms to it. BitLocker is taken to be suspended.
+    ClearTpm,
+    /// Power cycle. What waits for the next boot happens.
     Reboot {
-        /// The dials from now on; absent keeps them.
+        /// The dials from now on, whatever waited; absent keeps them.
         #[serde(default)]
         dials: Option<Box<Dials>>,
     },
+    /// The host hibernates and resumes: its machine is off meanwhile, its memory is as before. No boot: what waits for
+    /// the next one goes on waiting.
+    Hibernate,
     /// The TPM fails and answers nothing until the next power cycle. The host goes on without it, as a real one does,
     /// while one whose TPM process ends in any other way ends with it.
     FailTpm,
@@ -51,6 +64,9 @@ pub struct ControlReply {
     pub boots: u64,
     /// The dials in force.
     pub dials: Option<Box<Dials>>,
+    /// What waits for the next boot.
+    #[serde(default, skip_serializing_if = "NextBoot::is_empty")]
+    pub waiting: NextBoot,
     /// What the last boot had to say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -119,6 +135,7 @@ fn converse(stream: UnixStream, orders: &mpsc::Sender<Order>) {
                 agent: None,
                 boots: 0,
                 dials: None,
+                waiting: NextBoot::default(),
                 remarks: Vec::new(),
             }),
         }

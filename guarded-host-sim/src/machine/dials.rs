@@ -1,7 +1,7 @@
 //! What a lab can set on a machine before it boots: each dial ends in an event of the boot log,
 //! and thus in a PCR. Nothing else distinguishes two machines of the same model.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -13,8 +13,12 @@ use super::ek_certificate::EkCertificate;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dials {
+    /// Version of the firmware. Another one is another machine to whoever sealed to PCR 0; no baseline holds it.
+    pub firmware: String,
     /// UEFI Secure Boot is on.
     pub secure_boot: bool,
+    /// Which list of revoked signatures (dbx) the firmware holds, by name.
+    pub dbx: String,
     /// Who signed the boot manager, as PCR 7 records it: `Microsoft` or a name of one's own.
     pub boot_authority: String,
     /// Kernel debugging is on.
@@ -51,6 +55,8 @@ pub struct Dials {
     pub full_boot: bool,
     /// Which EK certificate the host shows.
     pub ek_certificate: EkCertificate,
+    /// By how much the host's clock is wrong: the time that its agent goes by. Nothing measures it.
+    pub clock_skew: Skew,
     /// What the machine leaves out of log and PCRs, though it happened: Secure Boot variables
     /// (`SecureBoot`, `PK`, `KEK`, `db`, `dbx`) and tagged events (`OSKERNELDEBUG`, ...) by name. No
     /// real machine does so; a lab sees with it what a check makes of something never measured.
@@ -87,7 +93,9 @@ pub enum AppliedDials {
 impl Default for Dials {
     fn default() -> Dials {
         Dials {
+            firmware: "HGS-SIM-1.0".to_owned(),
             secure_boot: true,
+            dbx: "the lab's year".to_owned(),
             boot_authority: "Microsoft".to_owned(),
             uefi_debug: false,
             boot_debugging: false,
@@ -105,9 +113,52 @@ impl Default for Dials {
             dump_encryption_key: None,
             full_boot: true,
             ek_certificate: EkCertificate::Issued,
+            clock_skew: Skew::default(),
             omit: BTreeSet::new(),
             template: None,
         }
+    }
+}
+
+/// By how much a clock is wrong, written `9h`, `-15m`, `2d`, `90s` or `0s`; before zero it is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skew(pub i64);
+
+/// Why a text is no [`Skew`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a clock is wrong by a number with s, m, h or d behind it, and - before it when the clock is behind: 9h, -15m")]
+pub struct NoSkew;
+
+impl FromStr for Skew {
+    type Err = NoSkew;
+
+    fn from_str(text: &str) -> Result<Skew, NoSkew> {
+        let (number, of) = UNITS
+            .iter()
+            .find_map(|(unit, of)| Some((text.strip_suffix(unit)?, *of)))
+            .ok_or(NoSkew)?;
+        let number: i64 = number.parse().map_err(|_| NoSkew)?;
+        number.checked_mul(of).map(Skew).ok_or(NoSkew)
+    }
+}
+
+impl fmt::Display for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = UNITS.iter().find(|(_, of)| self.0 != 0 && self.0 % of == 0);
+        let (unit, of) = whole.copied().unwrap_or(("s", 1));
+        write!(f, "{}{unit}", self.0 / of)
+    }
+}
+
+impl Serialize for Skew {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Skew {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Skew, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -120,6 +171,8 @@ fn read_base64<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D:
     Option::<String>::deserialize(from)?.map(decode).transpose()
 }
 
+/// Units of a [`Skew`] with their seconds, the largest first.
+const UNITS: [(&str, i64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
 /// Stands for the policy that a lab's hosts share until it sets another.
 const DEFAULT_CI_POLICY: &[u8] = b"simulated code-integrity policy of the lab, version 1";
 
@@ -138,5 +191,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<Dials>(&json).unwrap(), dials);
         assert_eq!(serde_json::from_str::<Dials>("{}").unwrap(), Dials::default());
         assert!(serde_json::from_str::<Dials>(r#"{"secure_boat":true}"#).is_err());
+    }
+
+    #[test]
+    fn a_skew_is_written_as_people_write_it() {
+        for (text, seconds) in [("0s", 0), ("90s", 90), ("15m", 900), ("-9h", -32_400), ("2d", 172_800)] {
+            assert_eq!(text.parse(), Ok(Skew(seconds)), "{text}");
+            assert_eq!(Skew(seconds).to_string(), text);
+        }
+        for text in ["", "9", "h", "1.5h", "--1h", "9223372036854775807d", "1w"] {
+            assert_eq!(text.parse::<Skew>(), Err(NoSkew), "{text}");
+        }
     }
 }

@@ -5,11 +5,15 @@
 //! unseal, measure counter and VSM keys, cap; only then does the agent get a TPM socket.
 
 pub mod boot;
+pub mod command;
 pub mod control;
 pub mod dials;
 pub mod ek_certificate;
+pub mod known;
+mod orders;
 pub mod provision;
 pub mod relay;
+pub mod settings;
 pub mod template;
 pub mod user;
 
@@ -18,7 +22,6 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     sync::mpsc,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -26,10 +29,11 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use self::{
     boot::Boot,
-    control::{Control, ControlReply, Order},
-    dials::{AppliedDials, Dials, TemplateDial},
+    control::ControlReply,
+    dials::{AppliedDials, Dials, Skew, TemplateDial},
     provision::provision,
     relay::{Gate, SharedTpm},
+    settings::{NextBoot, Settings},
     template::{Script, Template},
     user::{AGENT_USER, AgentUser, place},
 };
@@ -51,7 +55,8 @@ pub struct HostArgs {
     /// Directory of the lab's TPM maker; needed when the host has no TPM yet.
     #[arg(long)]
     pub maker: Option<PathBuf>,
-    /// JSON file of dials; without it the host is a healthy one.
+    /// JSON file of dials; without it the host has those of its last boot, and a new one is healthy. What its
+    /// administrator has set for the next boot comes on top.
     #[arg(long)]
     pub dials: Option<PathBuf>,
     /// Boot log of a real machine, whose shape the host takes.
@@ -79,15 +84,13 @@ pub struct HostArgs {
 
 /// Runs the host until it is stopped (Ok) or something of it dies (an error).
 pub fn run(args: &HostArgs) -> anyhow::Result<()> {
-    let mut dials = match &args.dials {
-        Some(path) => {
-            let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            serde_json::from_slice(&text).with_context(|| format!("{} holds no dials", path.display()))?
-        }
-        None => Dials::default(),
-    };
+    let mut settings = Settings::load(&args.dir)?.unwrap_or_default();
+    if let Some(path) = &args.dials {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        settings.dials = serde_json::from_slice(&text).with_context(|| format!("{} holds no dials", path.display()))?;
+    }
     if let Some(file) = &args.template {
-        dials.template = Some(TemplateDial {
+        settings.dials.template = Some(TemplateDial {
             file: file.clone(),
             dials: args.template_dials,
         });
@@ -98,7 +101,7 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
         maximum: Some(0),
     };
     setrlimit(Resource::Core, no_cores).context("the system refuses to forbid core dumps")?;
-    let mut machine = Machine::assemble(args, dials)?;
+    let mut machine = Machine::assemble(args, settings)?;
     let (sender, orders) = mpsc::channel();
     control::listen(&machine.dir.join("machine.sock"), sender).context("the machine's control socket")?;
     let result = machine.live(&orders);
@@ -115,7 +118,7 @@ struct Machine {
     before_1803: bool,
     agent_listen: String,
     agent_arguments: Vec<String>,
-    dials: Dials,
+    settings: Settings,
     /// The template that the dials name, read when they were set.
     template: Option<Template>,
     maker: Option<PathBuf>,
@@ -137,7 +140,7 @@ struct Running {
 }
 
 impl Machine {
-    fn assemble(args: &HostArgs, dials: Dials) -> anyhow::Result<Machine> {
+    fn assemble(args: &HostArgs, settings: Settings) -> anyhow::Result<Machine> {
         let user = AgentUser::choose(args.agent_user);
         fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
         let dir = args.dir.canonicalize()?;
@@ -184,8 +187,8 @@ impl Machine {
             before_1803: args.before_1803,
             agent_listen: args.agent_listen.clone(),
             agent_arguments: args.agent.clone(),
-            template: template(&dials)?,
-            dials,
+            template: None,
+            settings,
             maker: args.maker.clone(),
             boots,
             remarks: Vec::new(),
@@ -197,74 +200,25 @@ impl Machine {
         })
     }
 
-    /// Boots, says that the host is up, then watches its parts and obeys the lab.
-    fn live(&mut self, orders: &mpsc::Receiver<Order>) -> anyhow::Result<()> {
-        self.boot()?;
-        println!("ready {} agent={}", self.name, self.address().unwrap_or_default());
-        loop {
-            match orders.recv_timeout(WATCH) {
-                Ok((Control::Status, place)) => {
-                    place.answer(&self.reply("up"));
-                }
-                Ok((Control::Reboot { dials }, place)) => {
-                    if let Some(dials) = dials {
-                        let accepted = dials.ek_certificate.needs(self.maker.as_deref());
-                        match accepted.and_then(|()| template(&dials)) {
-                            Ok(template) => (self.dials, self.template) = (*dials, template),
-                            Err(error) => {
-                                let mut reply = self.reply(&format!("not rebooted: {error:#}"));
-                                reply.ok = false;
-                                place.answer(&reply);
-                                continue;
-                            }
-                        }
-                    }
-                    if let Err(error) = self.boot() {
-                        let mut reply = self.reply(&format!("{error:#}"));
-                        reply.ok = false;
-                        place.answer(&reply);
-                        return Err(error);
-                    }
-                    place.answer(&self.reply("rebooted"));
-                }
-                Ok((Control::FailTpm, place)) => {
-                    self.tpm_failed = true;
-                    self.tpm.lock().kill()?;
-                    self.remarks.push(format!(
-                        "the TPM of {} has failed; the host goes on without it until it is rebooted",
-                        self.name
-                    ));
-                    place.answer(&self.reply("the TPM has failed"));
-                }
-                Ok((Control::Stop, place)) => {
-                    self.power_off()?;
-                    // The state is durable without it; this tells the TPM that the end is orderly.
-                    let mut tpm = self.tpm.lock();
-                    if tpm.is_running() {
-                        tpm.channel().call(&hgs_protocol::tpm::command::shutdown_clear())?;
-                    }
-                    drop(tpm);
-                    place.answer(&self.reply("stopped"));
-                    return Ok(());
-                }
-                Err(mpsc::RecvTimeoutError::Timeout) => self.watch()?,
-                Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the control socket of {} is gone", self.name),
-            }
-        }
-    }
-
     fn boot(&mut self) -> anyhow::Result<()> {
         self.power_off()?;
         if !self.tpm.lock().is_running() {
             self.tpm.replace(Swtpm::start(&self.name, &self.dir.join("tpm"), None)?);
         }
         self.tpm_failed = false;
+        if self.settings.next.clear_tpm {
+            let mut tpm = self.tpm.lock();
+            tpm.reset(boot::STARTUP_LOCALITY)?;
+            provision::clear(&mut tpm).context("the TPM cannot be cleared")?;
+        }
+        self.settings.next = NextBoot::default();
+        self.settings.save(&self.dir)?;
         self.boots = boot::count_one_more(&self.dir).context("cannot write the boot counter")?;
         self.remarks = self.user.remark().map(str::to_owned).into_iter().collect();
         let (log, store) = match self.script() {
             Some(script) => self.boot_template(script)?,
             None => {
-                let (tpm, dials, boots) = (self.tpm.clone(), self.dials.clone(), self.boots);
+                let (tpm, dials, boots) = (self.tpm.clone(), self.settings.dials.clone(), self.boots);
                 boot::simulate(&tpm, &dials, boots, || self.start_store(false))?
             }
         };
@@ -274,7 +228,7 @@ impl Machine {
         let agent_dir = self.dir.join("agent");
         place(&agent_dir.join("boot.log"), &log)?;
         let policy = agent_dir.join("SIPolicy.p7b");
-        match &self.dials.ci_policy {
+        match &self.settings.dials.ci_policy {
             Some(bytes) if self.applies_ci_policy() => {
                 place(&policy, bytes)?;
             }
@@ -282,7 +236,7 @@ impl Machine {
                 let _ = fs::remove_file(&policy);
             }
         }
-        self.dials.ek_certificate.show(
+        self.settings.dials.ek_certificate.show(
             &self.dir.join("tpm/ek-rsa2048.crt"),
             self.maker.as_deref(),
             &self.dir,
@@ -321,14 +275,15 @@ impl Machine {
     }
 
     fn script(&self) -> Option<Script> {
-        let (template, dial) = (self.template.as_ref()?, self.dials.template.as_ref()?);
-        Some(template.script(&self.dials, dial.dials, self.boots, &self.name))
+        let (template, dial) = (self.template.as_ref()?, self.settings.dials.template.as_ref()?);
+        Some(template.script(&self.settings.dials, dial.dials, self.boots, &self.name))
     }
 
     /// False where a template's own policy stays, whose file nobody has.
     fn applies_ci_policy(&self) -> bool {
         let all = |dial: &TemplateDial| dial.dials == AppliedDials::All;
-        self.dials.template.as_ref().is_none_or(all) || self.dials.ci_policy != Dials::default().ci_policy
+        let dials = &self.settings.dials;
+        dials.template.as_ref().is_none_or(all) || dials.ci_policy != Dials::default().ci_policy
     }
 
     fn power_off(&mut self) -> anyhow::Result<()> {
@@ -401,6 +356,10 @@ impl Machine {
         if let Some(volume) = &self.volume {
             plan = plan.arg("--volume").arg(volume);
         }
+        match self.settings.dials.clock_skew {
+            Skew(0) => {}
+            Skew(seconds) => plan = plan.arg(format!("--clock-skew={seconds}")),
+        }
         let mut child = plan
             .args(&self.agent_arguments)
             .input(Input::Null)
@@ -461,7 +420,8 @@ impl Machine {
             message: message.to_owned(),
             agent: self.address(),
             boots: self.boots,
-            dials: Some(Box::new(self.dials.clone())),
+            dials: Some(Box::new(self.settings.dials.clone())),
+            waiting: self.settings.next.clone(),
             remarks: self.remarks.clone(),
         }
     }
@@ -490,5 +450,3 @@ fn first_line(child: &mut Child) -> anyhow::Result<String> {
     }
     Ok(line)
 }
-
-const WATCH: Duration = Duration::from_millis(50);

@@ -136,9 +136,12 @@ impl<'a> Checks<'a> {
             }
         }
         match &step.action {
-            Action::Attest(of) | Action::Status(of) | Action::KillHost(of) | Action::RemoveHost(of) => {
-                self.host(&of.host)
-            }
+            Action::Attest(of)
+            | Action::Status(of)
+            | Action::Hibernate(of)
+            | Action::ClearTpm(of)
+            | Action::KillHost(of)
+            | Action::RemoveHost(of) => self.host(&of.host),
             Action::StartHost(of) => {
                 self.host(&of.host);
                 if let Some(point) = &of.crash_at {

@@ -159,8 +159,24 @@ impl StoreTpm {
         Ok(())
     }
 
-    /// One command under a session of its own, which ends with it.
+    /// One command under a session of its own, which ends with it. A hibernation that came in between has ended the
+    /// session too, and then nothing was done yet: there is a new one.
     fn under_session(
+        &mut self,
+        call: &Call,
+        auth: &[u8],
+        attributes: u8,
+        rng: &mut dyn Random,
+    ) -> Result<Zeroizing<Vec<u8>>, ChannelError> {
+        match self.once_under_session(call, auth, attributes, rng) {
+            Err(error) if error.refusal() == Some(NO_SUCH_SESSION) => {
+                self.once_under_session(call, auth, attributes, rng)
+            }
+            other => other,
+        }
+    }
+
+    fn once_under_session(
         &mut self,
         call: &Call,
         auth: &[u8],
@@ -269,3 +285,5 @@ fn counter_auth(root: &Secret32) -> Zeroizing<[u8; 32]> {
 }
 
 const INTEGRITY: ResponseCode = ResponseCode(0x09F);
+/// TPM_RC_REFERENCE_S0: the command's first session does not exist.
+const NO_SUCH_SESSION: ResponseCode = ResponseCode(0x918);

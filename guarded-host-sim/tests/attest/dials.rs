@@ -26,11 +26,16 @@ async fn each_dial_fails_exactly_its_own_policies() {
     assert!(passed["certificate"]["serial"].is_string());
 
     type Change = fn(&mut Dials);
-    let cases: [(Change, &[&str], &str); 12] = [
+    let cases: [(Change, &[&str], &str); 13] = [
         (
             |d| d.secure_boot = false,
             &["SecureBootEnabled", "SecureBootSettings"],
             "SecureBoot, SecureBootSettings",
+        ),
+        (
+            |d| d.dbx = "the year after".to_owned(),
+            &["SecureBootSettings"],
+            "SecureBootSettings",
         ),
         (|d| d.uefi_debug = true, &["DebugModeUefi"], "DebugMode"),
         (|d| d.hypervisor_debug = true, &["DebugModeUefi"], "DebugMode"),
@@ -83,8 +88,14 @@ async fn each_dial_fails_exactly_its_own_policies() {
         assert_eq!(refused["AttestationSubstatus"], substatus);
         assert_eq!(refused["certificate"], Value::Null);
     }
-    lab.reboot(&Dials::default());
-    assert_eq!(lab.attest().await["AttestationStatus"], "Passed");
+    // New firmware is measured where no baseline looks.
+    for firmware in ["HGS-SIM-2.0".to_owned(), Dials::default().firmware] {
+        lab.reboot(&Dials {
+            firmware,
+            ..Dials::default()
+        });
+        assert_eq!(lab.attest().await["AttestationStatus"], "Passed");
+    }
 }
 
 #[actix_web::test]

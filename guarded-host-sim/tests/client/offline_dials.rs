@@ -13,7 +13,7 @@ use guarded_host_sim::{
     fabric::host::{HostPlan, SimHost},
     machine::dials::{AppliedDials, Dials, TemplateDial},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{allow, get, look, off, start, support::Stage, with_fallback};
 
@@ -22,6 +22,8 @@ type Turn = (&'static str, fn(&mut Dials));
 
 /// Every dial that ends in something measured; `template` comes on top, which needs a log.
 const TURNS: &[Turn] = &[
+    ("firmware", |d| d.firmware = "2.0".to_owned()),
+    ("dbx", |d| d.dbx = "another".to_owned()),
     ("secure_boot", |d| d.secure_boot = false),
     ("boot_authority", |d| d.boot_authority = "Mallory".to_owned()),
     ("uefi_debug", |d| d.uefi_debug = true),
@@ -42,8 +44,8 @@ const TURNS: &[Turn] = &[
     ("omit", |d| d.omit = BTreeSet::from(["OSKERNELDEBUG".to_owned()])),
 ];
 
-/// It changes what the host shows to attestation, not what it measures.
-const NOT_MEASURED: &[&str] = &["ek_certificate"];
+/// They change what the host shows to attestation and by which time it goes, not what it measures.
+const NOT_MEASURED: &[&str] = &["ek_certificate", "clock_skew"];
 
 #[test]
 fn every_dial_is_in_the_table() {
@@ -138,8 +140,10 @@ async fn a_kept_key_starts_the_vm_if_nothing_changed_and_not_after_any_dial_was_
     // It was the dials, not the copying.
     let (_, started) = copies.start_with("none", Dials::default()).await;
     assert_eq!(started.unwrap(), 3);
-    let (_, started) = copies.start_with("ek_certificate", missing_certificate()).await;
-    assert_eq!(started.unwrap(), 3, "what is not measured changes nothing");
+    for name in NOT_MEASURED {
+        let (_, started) = copies.start_with(name, not_measured(name)).await;
+        assert_eq!(started.unwrap(), 3, "{name}: what is not measured changes nothing");
+    }
 }
 
 /// Copies of a host that is down.
@@ -213,8 +217,11 @@ fn template(log: &Path) -> TemplateDial {
     }
 }
 
-fn missing_certificate() -> Dials {
-    let dials: Value = json!({ "ek_certificate": "missing" });
+fn not_measured(name: &str) -> Dials {
+    let dials = match name {
+        "ek_certificate" => json!({ "ek_certificate": "missing" }),
+        _ => json!({ "clock_skew": "-2d" }),
+    };
     serde_json::from_value(dials).unwrap()
 }
 

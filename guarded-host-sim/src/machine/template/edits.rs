@@ -11,7 +11,7 @@ use hgs_protocol::{
 
 use super::{
     super::{
-        boot::{material, secure_boot_variables, variable},
+        boot::{material, secure_boot_variables, utf16, variable},
         dials::Dials,
     },
     Record, edit_tags, insert, stage,
@@ -26,6 +26,7 @@ pub(super) struct Edits<'a> {
 
 impl Edits<'_> {
     pub(super) fn apply(&self, records: &mut Vec<Record>) {
+        self.firmware(records);
         self.secure_boot(records);
         self.tags(records);
         self.ci_policy(records);
@@ -40,6 +41,32 @@ impl Edits<'_> {
         let named = |v: UefiVariable| self.dials.omit.contains(&v.name);
         record.event_type == EventType::EFI_VARIABLE_DRIVER_CONFIG
             && UefiVariable::parse(&record.data).is_some_and(named)
+    }
+
+    /// Another version of the machine's own firmware: all of it that was measured is otherwise.
+    fn firmware(&self, records: &mut [Record]) {
+        let version = &self.dials.firmware;
+        if *version == Dials::default().firmware {
+            return;
+        }
+        let of_firmware = [
+            EventType::POST_CODE,
+            EventType::S_CRTM_CONTENTS,
+            EventType::EFI_PLATFORM_FIRMWARE_BLOB,
+            EventType::EFI_PLATFORM_FIRMWARE_BLOB2,
+            EventType::EFI_HANDOFF_TABLES,
+            EventType::EFI_HANDOFF_TABLES2,
+        ];
+        for record in records.iter_mut().filter(|record| record.pcr <= 1) {
+            match record.event_type {
+                EventType::S_CRTM_VERSION => record.set_data(utf16(version)),
+                kind if of_firmware.contains(&kind) => {
+                    let before = record.digest.unwrap_or_else(|| sha256(&record.data));
+                    record.digest = Some(sha256(&[before.as_slice(), version.as_bytes()].concat()));
+                }
+                _ => {}
+            }
+        }
     }
 
     fn secure_boot(&self, records: &mut Vec<Record>) {
@@ -61,6 +88,14 @@ impl Edits<'_> {
                         records.insert(at, Record::of_data(7, config, wanted));
                     }
                 }
+            }
+        }
+        if dials.dbx != Dials::default().dbx {
+            let is_dbx = |v: UefiVariable| v.guid == IMAGE_SECURITY_DATABASE && v.name == "dbx";
+            let held = |r: &&mut Record| r.event_type == config && UefiVariable::parse(&r.data).is_some_and(is_dbx);
+            if let Some(record) = records.iter_mut().find(held) {
+                let data = material(&format!("dbx of {}", dials.dbx));
+                record.set_data(variable(IMAGE_SECURITY_DATABASE, "dbx", &data));
             }
         }
         let is_authority = |r: &Record| r.pcr == 7 && r.event_type == EventType::EFI_VARIABLE_AUTHORITY;

@@ -69,6 +69,20 @@ async fn carry_out(world: &World, action: &Action) -> anyhow::Result<Came> {
                 false => Ok(off(host)),
             }
         }
+        Action::Hibernate(of) => {
+            let host = world.host(&of.host)?;
+            match host.is_on().await {
+                true => host.hibernate().await.map(|answer| told(answer, Came::done)),
+                false => Ok(off(host)),
+            }
+        }
+        Action::ClearTpm(of) => {
+            let host = world.host(&of.host)?;
+            match host.is_on().await {
+                true => done(host.clear_tpm().await, "it has booted with a cleared TPM"),
+                false => Ok(off(host)),
+            }
+        }
         Action::KillHost(of) => done(world.host(&of.host)?.kill().await, "its power is off"),
         Action::StartHost(of) => {
             let point = of.crash_at.as_ref().map(|point| point.as_str());

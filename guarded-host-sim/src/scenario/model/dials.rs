@@ -6,15 +6,24 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{dials::Dials, ek_certificate::EkCertificate};
+use crate::machine::{
+    dials::{Dials, Skew},
+    ek_certificate::EkCertificate,
+};
 
 /// What is otherwise; a dial that is not named stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DialChanges {
+    /// Version of the firmware.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
     /// UEFI Secure Boot is on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<bool>,
+    /// Which list of revoked signatures (dbx) the firmware holds, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dbx: Option<String>,
     /// Who signed the boot manager, as PCR 7 records it; `Microsoft` on a healthy host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_authority: Option<String>,
@@ -66,6 +75,10 @@ pub struct DialChanges {
     /// Which EK certificate the host shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ek_certificate: Option<ShownEkCertificate>,
+    /// By how much the host's clock is wrong from then on: `9h` ahead, `-15m` behind. A lab's own moves come on top.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^-?[0-9]+[smhd]$"))]
+    pub clock_skew: Option<Skew>,
     /// What the machine leaves out of log and PCRs, by name: `SecureBoot`, `OSKERNELDEBUG`. No real machine does so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub omit: Option<BTreeSet<String>>,
@@ -113,9 +126,17 @@ impl DialChanges {
             *dial = change.unwrap_or(*dial);
         }
         let bytes = |text: &String| (!text.is_empty()).then(|| text.clone().into_bytes());
-        if let Some(authority) = &self.boot_authority {
-            dials.boot_authority.clone_from(authority);
+        let names = [
+            (&mut dials.firmware, &self.firmware),
+            (&mut dials.dbx, &self.dbx),
+            (&mut dials.boot_authority, &self.boot_authority),
+        ];
+        for (dial, change) in names {
+            if let Some(change) = change {
+                dial.clone_from(change);
+            }
         }
+        dials.clock_skew = self.clock_skew.unwrap_or(dials.clock_skew);
         if let Some(policy) = &self.ci_policy {
             dials.ci_policy = bytes(policy);
         }
@@ -145,7 +166,9 @@ mod tests {
 
     /// Every dial, each away from a healthy host's.
     const ALL: &str = r#"
+        firmware = "2.0"
         secure_boot = false
+        dbx = "another"
         boot_authority = "Contoso"
         uefi_debug = true
         boot_debugging = true
@@ -163,6 +186,7 @@ mod tests {
         dump_encryption_key = "key"
         full_boot = false
         ek_certificate = "missing"
+        clock_skew = "-9h"
         omit = ["SecureBoot"]
     "#;
 

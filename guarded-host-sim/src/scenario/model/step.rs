@@ -34,6 +34,10 @@ pub enum Action {
     KeepAttesting(KeepAttesting),
     /// The host is power-cycled, with these dials from now on.
     Reboot(Reboot),
+    /// The host hibernates and resumes.
+    Hibernate(OfHost),
+    /// Firmware clears the host's TPM, as its administrator wishes, and the host is power-cycled (Clear-Tpm).
+    ClearTpm(OfHost),
     /// The host's power is cut.
     KillHost(OfHost),
     /// A host whose power was cut boots again.

@@ -16,6 +16,8 @@ impl Action {
             Action::KeepAttesting(of) => format!("{} attest {} times each", list(&of.hosts), of.times),
             Action::Reboot(reboot) if reboot.dials.is_empty() => format!("{} is rebooted", reboot.host),
             Action::Reboot(reboot) => format!("{} is rebooted with {}", reboot.host, inline(&reboot.dials)),
+            Action::Hibernate(of) => format!("{} hibernates and resumes", of.host),
+            Action::ClearTpm(of) => format!("the TPM of {} is cleared", of.host),
             Action::KillHost(of) => format!("the power of {} is cut", of.host),
             Action::StartHost(of) => match &of.crash_at {
                 Some(point) => format!("{} boots again, and will lose its power at {point}", of.host),

@@ -22,7 +22,7 @@ use super::{address_of, blocking};
 use crate::{
     client::NameTable,
     commit_point,
-    fabric::host::{AgentLink, HostPlan as Start, SimHost},
+    fabric::host::{AgentLink, Answer, HostPlan as Start, SimHost},
     machine::dials::Dials,
     scenario::{
         door::Door,
@@ -142,19 +142,37 @@ impl HostHere {
         let wanted = changes.apply(dials.clone());
         *dials = wanted.clone();
         drop(dials);
+        self.at_the_machine(move |host| host.reboot(wanted)).await?;
+        self.set_clock().await
+    }
+
+    /// A power cycle at which firmware clears the TPM.
+    pub(in crate::scenario) async fn clear_tpm(&self) -> anyhow::Result<()> {
+        self.at_the_machine(SimHost::clear_tpm).await?;
+        self.set_clock().await
+    }
+
+    /// Hibernates and resumes, or says why the machine refuses. The agent is the same as before, its clock too.
+    pub(in crate::scenario) async fn hibernate(&self) -> anyhow::Result<Answer<String>> {
+        self.at_the_machine(|host| host.hibernate()).await
+    }
+
+    /// Does something at the machine of a host that is on.
+    async fn at_the_machine<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut SimHost) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
         let mut sim = self.sim.lock().await;
         let mut host = sim
             .take()
             .with_context(|| format!("the power of {} is off", self.name()))?;
         let (host, done) = blocking(move || {
-            let done = host.reboot(wanted);
+            let done = act(&mut host);
             Ok((host, done))
         })
         .await?;
         *sim = Some(host);
-        drop(sim);
-        done?;
-        self.set_clock().await
+        done
     }
 
     /// Cuts its power.
