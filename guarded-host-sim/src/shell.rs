@@ -2,6 +2,7 @@
 //! [`lab`] has the machines, [`cmdlets`] the product's modules.
 
 pub mod cmdlets;
+mod interactive;
 pub mod lab;
 
 use std::{
@@ -28,7 +29,7 @@ use hgs_shell::{
 
 use self::lab::Lab;
 
-/// What the shell is to do.
+/// What the shell is to do; without anything, it asks for lines.
 #[derive(Args)]
 pub struct ShellArgs {
     /// Carries out this text; also as `-Command`. The exit code is 1 if its last command failed
@@ -112,6 +113,9 @@ fn in_lab(args: &ShellArgs) -> anyhow::Result<ExitCode> {
         (None, None) => return Err(anyhow!("no folder for the machines' files")),
     };
     let lab = Rc::new(Lab::new(&folder)?);
+    if args.command.is_none() && args.file.is_empty() {
+        return interactive::run(lab, &folder);
+    }
     let mut session = Session::new(lab, cmdlets::registry(), Box::new(Standard))?;
     if args.json {
         session.keep_output();
@@ -122,7 +126,7 @@ fn in_lab(args: &ShellArgs) -> anyhow::Result<ExitCode> {
             let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
             session.run_script(file, &text, arguments)
         }
-        (None, None) => return Err(anyhow!("give --command or --file")),
+        (None, None) => Ended::Whole(true),
     };
     if let Some(kept) = session.kept_output() {
         let value = Value::from_output(kept);

@@ -132,3 +132,91 @@ fn a_script_is_checked_as_a_whole() {
     fs::write(&file, script.split("switch").next().unwrap()).unwrap();
     assert_eq!(check(&file).0, Some(0));
 }
+
+#[test]
+fn commands_and_scripts_run_and_their_exit_codes_are_theirs() {
+    let output = shell(&["-NoProfile", "-Command", "1..3 | ForEach-Object { $_ * 2 }"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n4\n6\n");
+    assert_eq!(output.status.code(), Some(0));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("double.ps1");
+    let script = "param([Parameter(Mandatory)][int]$Number, [switch]$Loud)\n\
+                  if ($Loud) { \"$($Number * 2)!\" } else { $Number * 2 }\nif ($Number -gt 10) { exit 4 }\n";
+    fs::write(&file, script).unwrap();
+    let file = file.to_str().unwrap();
+    let output = shell(&["-File", file, "-Number", "4", "-Loud"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "8!\n");
+    let output = shell(&["-File", file, "11"]);
+    assert_eq!(
+        (String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()),
+        ("22\n", Some(4))
+    );
+    let output = shell(&["-File", file]);
+    assert!(output.stdout.is_empty());
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("missing mandatory parameters: Number."), "{errors}");
+
+    let output = shell(&["-Command", "Get-Item C:\\nowhere"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("FullyQualifiedErrorId : PathNotFound,"), "{errors}");
+
+    // As one published guide prints it: a script has nobody to ask.
+    let line = "Set-HgsClientConfiguration -AttestationServerUrl http://hgs.bastion.local/Attestation; 'after'";
+    let output = shell(&["-Command", line]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "after\n", "{errors}");
+}
+
+#[test]
+fn objects_are_json_for_machines() {
+    let output = shell(&[
+        "-Json",
+        "-Command",
+        "[pscustomobject]@{ Name = 'HOST01'; Urls = @('a', 'b') }",
+    ]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value, serde_json::json!({ "Name": "HOST01", "Urls": ["a", "b"] }));
+}
+
+#[test]
+fn machines_keep_their_files_apart_and_between_shells() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().to_str().unwrap();
+    let script = "Set-Content C:\\temp\\own.txt 'here'; Invoke-Command -ComputerName HOST01 { Test-Path C:\\temp\\own.txt; \
+                  Set-Content C:\\temp\\there.txt $env:COMPUTERNAME }";
+    let output = shell(&["--folder", kept, "-Command", script]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "False\n");
+    let output = shell(&[
+        "--folder",
+        kept,
+        "-Command",
+        "Get-Content \\\\HOST01\\C$\\temp\\there.txt",
+    ]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "HOST01\n");
+}
+
+#[test]
+fn lines_are_read_from_somebody_until_exit() {
+    use std::{io::Write, process::Stdio};
+    let program = env!("CARGO_BIN_EXE_guarded-host-sim");
+    let mut child = Command::new(program)
+        .arg("shell")
+        .env("TERM", "xterm") // a dumb terminal would be shown the prompt even through a pipe
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = "$x = 20\nforeach ($i in 1..2) {\n  $i + $x\n}\nEnter-PSSession HOST02\n$env:COMPUTERNAME\nexit\n\
+                 \"$x on $env:COMPUTERNAME\"\nGet-Nothing\n(Get-History).Count\nexit 3\n'never'\n";
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let shown: Vec<&str> = text.lines().collect();
+    assert_eq!(shown, ["21", "22", "HOST02", "20 on WS01", "8"]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("The term 'Get-Nothing' is not recognized"), "{errors}");
+}

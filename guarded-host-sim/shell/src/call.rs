@@ -109,6 +109,10 @@ impl Call<'_> {
             self.common.errors.push(record.to_value());
             self.session.set_kept(name, &self.common.errors);
         }
+        if self.common.errors_to_output {
+            self.session.remember(&record);
+            return self.write(record.to_value());
+        }
         self.session.report(record, self.common.error_action)
     }
 

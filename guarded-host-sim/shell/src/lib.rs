@@ -4,6 +4,7 @@ pub mod bind;
 pub mod call;
 pub mod check;
 pub mod cmdlets;
+pub mod complete;
 pub mod console;
 pub mod coverage;
 pub mod error;

@@ -1,13 +1,22 @@
 //! A shell: where it is, what its variables hold, and what it does with a script.
 
-use std::{collections::HashMap, fs, path::PathBuf, rc::Rc};
+use std::{
+    collections::HashMap,
+    fs,
+    path::PathBuf,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::{
     cmdlets::Registry,
     console::{Console, Stream},
     error::{Category, ErrorRecord, Outcome, Place, Stop},
     eval::{pipeline::Preference, sink::Host},
-    format::Formatter,
+    format::{CORE_VIEWS, Formatter},
     path::HOME,
     syntax::{self, Span, ast::Script},
     table::Table,
@@ -37,6 +46,8 @@ pub struct Session {
     /// Sessions on other machines.
     pub(crate) remotes: Vec<Remote>,
     opened: i64,
+    /// Set by whoever wants to stop what runs: Ctrl+C.
+    pub(crate) interrupted: Arc<AtomicBool>,
     /// Lines as they were typed.
     pub history: Vec<String>,
 }
@@ -117,7 +128,7 @@ impl Session {
             registry: Rc::new(registry),
             world,
             console,
-            formatter: Formatter::default(),
+            formatter: Formatter::with_views(CORE_VIEWS),
             runspaces: vec![Runspace::on(machine)?],
             source: Source {
                 text: "".into(),
@@ -129,6 +140,7 @@ impl Session {
             caught: Vec::new(),
             remotes: Vec::new(),
             opened: 0,
+            interrupted: Arc::default(),
             history: Vec::new(),
         })
     }
@@ -141,6 +153,33 @@ impl Session {
     /// Carries out a script from a file of this name, with arguments for its `param` block.
     pub fn run_file(&mut self, name: &str, text: &str, arguments: &[Value]) -> Ended {
         self.run_source(text, Some(name.into()), arguments)
+    }
+
+    /// Stops what runs when it is set, before the next statement. The shell takes it back.
+    pub fn interrupter(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupted)
+    }
+
+    /// Whether what runs is to stop.
+    ///
+    /// # Errors
+    /// It is.
+    pub(crate) fn go_on(&self) -> Outcome {
+        if !self.interrupted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut record = ErrorRecord::new(
+            Category::OperationStopped,
+            "PipelineStopped",
+            "The pipeline has been stopped.",
+        );
+        record.ends_script = true;
+        Err(record.exception("PipelineStoppedException").stop())
+    }
+
+    /// Whether a text could be a script's beginning that needs more lines.
+    pub fn is_unfinished(text: &str) -> bool {
+        syntax::parse(text).is_err_and(|error| error.incomplete)
     }
 
     /// Carries out a script with arguments as a command line has them: `-Name value`, or a value.
@@ -193,6 +232,7 @@ impl Session {
             }
         };
         let outer = std::mem::replace(&mut self.source, Source { text, file });
+        self.interrupted.store(false, Ordering::Relaxed);
         self.runspace_mut().succeeded = true;
         let result = self.top(&script, arguments);
         self.flush();

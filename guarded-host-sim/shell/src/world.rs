@@ -26,6 +26,11 @@ pub trait World: Any {
         None
     }
 
+    /// Values that a cmdlet's parameter could take on a machine, the names of its VMs say: what Tab offers.
+    fn suggestions(&self, _machine: &Machine, _cmdlet: &str, _parameter: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Itself, for cmdlets that know what fabric this is.
     fn as_any(&self) -> &dyn Any;
 }

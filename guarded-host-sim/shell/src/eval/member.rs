@@ -200,7 +200,8 @@ fn date_property(date: crate::value::Date, name: &str) -> Option<Value> {
 }
 
 /// What scripts may read of what only methods keep.
-const VISIBLE: [&str; 8] = [
+const VISIBLE: [&str; 9] = [
+    "shorttime",
     "pscomputername",
     "outerxml",
     "innerxml",

@@ -40,6 +40,7 @@ impl Session {
     /// unless a `try` is around.
     pub(crate) fn statements(&mut self, statements: &[Statement], sink: &mut dyn Sink) -> Outcome {
         for statement in statements {
+            self.go_on()?;
             match self.statement(statement, sink) {
                 Err(Stop::Error(record)) if self.tries == 0 && !record.ends_script => {
                     self.runspace_mut().succeeded = false;

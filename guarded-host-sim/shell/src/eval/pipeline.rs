@@ -329,6 +329,7 @@ impl Session {
         match fed {
             Some(value) => {
                 for item in streamed(&value) {
+                    self.go_on()?;
                     let mut flow = Flow { rest: stages, sink };
                     flow.feed(self, item)?;
                 }

@@ -190,6 +190,24 @@ impl Session {
         found.map(|(_, value)| value.clone())
     }
 
+    /// The names of the environment's variables.
+    pub fn environment_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .runspace()
+            .environment
+            .values()
+            .map(|(name, _)| name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The names of the script's own functions.
+    pub fn functions(&self) -> Vec<String> {
+        let scopes = self.runspace().scopes.iter();
+        scopes.flat_map(|scope| scope.functions.keys().cloned()).collect()
+    }
+
     /// Sets a variable of the environment; empty text takes it away.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         let environment = &mut self.runspace_mut().environment;

@@ -10,6 +10,7 @@ use crate::value::{Object, Value, convert};
 pub use json::{from_json, to_json};
 pub(crate) use list::{list, rows_of};
 pub(crate) use table::{Property, Wanted, table, without_titles};
+pub(crate) use view::CORE_VIEWS;
 pub use view::{Column, Shape, View};
 
 /// Draws what comes one after the other; objects of one kind share a table.
@@ -23,6 +24,13 @@ pub(crate) struct Formatter {
 }
 
 impl Formatter {
+    pub(crate) fn with_views(views: &'static [View]) -> Formatter {
+        Formatter {
+            views: views.iter().collect(),
+            ..Formatter::default()
+        }
+    }
+
     /// Takes an object; gives the text that can be drawn now.
     pub(crate) fn take(&mut self, value: &Value, width: usize) -> String {
         if let Some(kept) = &mut self.keep {

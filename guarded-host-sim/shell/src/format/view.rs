@@ -71,3 +71,82 @@ impl Column {
         self
     }
 }
+
+/// The language's own types.
+pub(crate) const CORE_VIEWS: &[View] = &[
+    View {
+        kind: "FileSystemInfo",
+        shape: Shape::Table {
+            columns: &[
+                Column::of("Mode").wide(6),
+                Column::titled("LastWriteTime", "ShortTime").wide(25).right(),
+                Column::of("Length").wide(14).right(),
+                Column::of("Name"),
+            ],
+            group: Some(("Directory", "DirectoryName")),
+        },
+    },
+    View {
+        kind: "CmdletInfo",
+        shape: Shape::Table {
+            columns: &[
+                Column::of("CommandType").wide(15),
+                Column::of("Name").wide(50),
+                Column::of("Version").wide(10),
+                Column::of("Source"),
+            ],
+            group: None,
+        },
+    },
+    View {
+        kind: "MemberDefinition",
+        shape: Shape::Table {
+            columns: &[Column::of("Name"), Column::of("MemberType"), Column::of("Definition")],
+            group: Some(("TypeName", "TypeName")),
+        },
+    },
+    View {
+        kind: "PSSession",
+        shape: Shape::Table {
+            columns: &[
+                Column::of("Id").wide(3),
+                Column::of("Name").wide(15),
+                Column::of("ComputerName").wide(15),
+                Column::of("State").wide(13),
+                Column::of("ConfigurationName").wide(22),
+                Column::of("Availability"),
+            ],
+            group: None,
+        },
+    },
+    View {
+        kind: "PathInfo",
+        shape: Shape::Table {
+            columns: &[Column::of("Path")],
+            group: None,
+        },
+    },
+    View {
+        kind: "PSModuleInfo",
+        shape: Shape::Table {
+            columns: &[
+                Column::of("ModuleType").wide(10),
+                Column::of("Version").wide(10),
+                Column::of("Name").wide(35),
+                Column::of("ExportedCommands"),
+            ],
+            group: None,
+        },
+    },
+    View {
+        kind: "FileHash",
+        shape: Shape::Table {
+            columns: &[
+                Column::of("Algorithm").wide(15),
+                Column::of("Hash").wide(70),
+                Column::of("Path"),
+            ],
+            group: None,
+        },
+    },
+];

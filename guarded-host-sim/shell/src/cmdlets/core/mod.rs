@@ -10,13 +10,14 @@ mod object;
 mod output;
 mod property;
 mod remote;
+mod transfer;
 mod variable;
 mod write;
 
 use super::Implementation;
 
 /// All of them.
-pub(super) const ALL: [&[Implementation]; 12] = [
+pub(super) const ALL: [&[Implementation]; 13] = [
     content::ALL,
     data::ALL,
     filter::ALL,
@@ -27,6 +28,7 @@ pub(super) const ALL: [&[Implementation]; 12] = [
     output::ALL,
     property::ALL,
     remote::ALL,
+    transfer::ALL,
     variable::ALL,
     write::ALL,
 ];
