@@ -94,6 +94,7 @@ fn table() -> Vec<Row> {
         delete("/attestation-signers/{sha256}", service::drop_signer),
         get("/diagnosis", service::diagnosis),
         get("/attestations", service::attestations),
+        get("/events", service::events),
         get("/audit", service::recorded),
         post("/audit/verify", service::verify_audit),
     ]
@@ -151,6 +152,7 @@ fn table() -> Vec<Row> {
         service::drop_signer,
         service::diagnosis,
         service::attestations,
+        service::events,
         service::recorded,
         service::verify_audit,
     ),

@@ -10,6 +10,7 @@ pub mod ci_file;
 pub mod compare;
 pub mod ek;
 pub mod ek_chain;
+pub mod events;
 pub mod evidence;
 pub mod facts;
 pub mod host_key;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use guarded_host_sim::{
-    agent, cluster, demo, drill, fabric, gallery, ledger, load, machine,
+    agent, cluster, demo, drill, event_log, fabric, gallery, ledger, load, machine,
     owner::{guardian_command, protector_command},
     renew_signer, scenario, shell,
     shielding::{data_command, template_command},
@@ -44,6 +44,8 @@ enum Part {
     Machine(machine::command::MachineArgs),
     /// A host's client configuration: show, set, test.
     Client(agent::command::ClientArgs),
+    /// A host's event log: query it by id, level and time.
+    Events(event_log::command::EventsArgs),
     /// Checks, from the ledgers of several hosts' VBS stores, that no VM ran on two of them at once.
     Ledger(ledger::command::LedgerArgs),
     /// Lets many light hosts, in this one process, attest and keep their certificates, and measures it.
@@ -88,6 +90,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Part::Machine(args) => return machine::command::run(&args),
         Part::Client(args) => return agent::command::run(&args),
+        Part::Events(args) => event_log::command::run(&args)?,
         Part::Vm(args) => vm::command::run(&args)?,
         Part::Guardian(args) => return guardian_command::run(args),
         Part::Protector(args) => return protector_command::run(args),

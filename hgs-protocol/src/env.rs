@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -41,6 +42,22 @@ impl fmt::Display for UnixTime {
             Some(date) => write!(f, "{date}"),
             None => write!(f, "@{}", self.0),
         }
+    }
+}
+
+/// Not a time of RFC 3339 in UTC, to the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no time: write it as 2026-01-31T12:00:00Z")]
+pub struct TimeError;
+
+impl FromStr for UnixTime {
+    type Err = TimeError;
+
+    /// The inverse of its text from 1970 on.
+    fn from_str(text: &str) -> Result<UnixTime, TimeError> {
+        let date: x509_cert::der::DateTime = text.parse().map_err(|_| TimeError)?;
+        let seconds = i64::try_from(date.unix_duration().as_secs()).map_err(|_| TimeError)?;
+        Ok(UnixTime(seconds))
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod backup;
+pub mod events;
 pub mod guardian;
 pub mod http;
 pub mod refusal;

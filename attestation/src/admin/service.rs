@@ -1,18 +1,19 @@
 //! The service itself: operation mode, built-in policies, signers, diagnosis, decisions.
 
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     web::{Data, Json, Path, ReqData},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hgs_protocol::health::AttestationMode;
-use hgs_service::{audit, tokens::Holder};
+use hgs_service::{audit, events::recorded as recorded_events, tokens::Holder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Answer, App, Problem, Refused};
 use crate::{
     baseline::SwitchError,
+    events::of_row,
     policy::{POLICIES, SWITCHES},
     signers::{self, Renewal},
     standing::{CA_CERTIFICATES, OPERATION_MODE, Standing},
@@ -42,7 +43,7 @@ pub(super) async fn mode(app: Data<App>) -> Answer {
 #[utoipa::path(put, path = "/operation-mode", request_body = Mode, responses(
     (status = 200, body = Mode), (status = 400, body = Refused),
     (status = 409, description = "Active Directory is not built", body = Refused)))]
-pub(super) async fn set_mode(app: Data<App>, new: Json<Mode>) -> Answer {
+pub(super) async fn set_mode(app: Data<App>, by: ReqData<Holder>, new: Json<Mode>) -> Answer {
     let known = ["Tpm", "HostKey", "AD", "ActiveDirectory"];
     let mode = known
         .into_iter()
@@ -57,6 +58,8 @@ pub(super) async fn set_mode(app: Data<App>, new: Json<Mode>) -> Answer {
             )));
         }
     };
+    app.record_change(json!({ "setting": OPERATION_MODE, "value": mode, "by": by.to_string() }))
+        .await?;
     app.store
         .replace(Kind::Setting, &Registered::plain(OPERATION_MODE, mode))
         .await?;
@@ -83,9 +86,9 @@ pub(super) async fn ca_certificates(app: Data<App>) -> Answer {
 /// Turn certificates of result type 3 on or off. Certificates issued before stay valid until they expire
 #[utoipa::path(put, path = "/ca-certificates", request_body = CaCertificates, responses(
     (status = 200, body = CaCertificates), (status = 400, body = Refused)))]
-pub(super) async fn set_ca_certificates(app: Data<App>, new: Json<CaCertificates>) -> Answer {
+pub(super) async fn set_ca_certificates(app: Data<App>, by: ReqData<Holder>, new: Json<CaCertificates>) -> Answer {
     let enabled = new.enabled;
-    app.record_change(json!({ "setting": CA_CERTIFICATES, "enabled": enabled }))
+    app.record_change(json!({ "setting": CA_CERTIFICATES, "enabled": enabled, "by": by.to_string() }))
         .await?;
     let body = if enabled { "on" } else { "off" };
     app.store
@@ -141,19 +144,19 @@ pub(super) struct SwitchView {
 /// Enable a built-in policy for all hosts
 #[utoipa::path(post, path = "/policies/{name}/enable", params(("name" = String, Path, description = "Hgs_…")), responses(
     (status = 200, body = SwitchView), (status = 404, body = Refused)))]
-pub(super) async fn enable_policy(app: Data<App>, name: Path<String>) -> Answer {
-    switch(&app, &name, true).await
+pub(super) async fn enable_policy(app: Data<App>, by: ReqData<Holder>, name: Path<String>) -> Answer {
+    switch(&app, *by, &name, true).await
 }
 
 /// Disable a built-in policy for all hosts
 #[utoipa::path(post, path = "/policies/{name}/disable", params(("name" = String, Path, description = "Hgs_…")), responses(
     (status = 200, body = SwitchView), (status = 404, body = Refused),
     (status = 409, description = "it is locked", body = Refused)))]
-pub(super) async fn disable_policy(app: Data<App>, name: Path<String>) -> Answer {
-    switch(&app, &name, false).await
+pub(super) async fn disable_policy(app: Data<App>, by: ReqData<Holder>, name: Path<String>) -> Answer {
+    switch(&app, *by, &name, false).await
 }
 
-async fn switch(app: &App, name: &str, enabled: bool) -> Answer {
+async fn switch(app: &App, by: Holder, name: &str, enabled: bool) -> Answer {
     let mut switches = app.store.switches().await?;
     switches.set(name, enabled).map_err(|error| match error {
         SwitchError::Unknown(name) => Problem::Missing(name),
@@ -161,6 +164,8 @@ async fn switch(app: &App, name: &str, enabled: bool) -> Answer {
     })?;
     let switch = SWITCHES.iter().find(|switch| switch.name.eq_ignore_ascii_case(name));
     let name = switch.map_or(name, |switch| switch.name);
+    app.record_change(json!({ "setting": "policy", "policy": name, "enabled": enabled, "by": by.to_string() }))
+        .await?;
     let body = if enabled { "true" } else { "false" };
     app.store.replace(Kind::Switch, &Registered::plain(name, body)).await?;
     app.changed();
@@ -426,6 +431,19 @@ fn signer_finding(app: &App, standing: &Standing) -> Option<Finding> {
 pub(super) async fn attestations(app: Data<App>) -> Answer {
     let rows = audit::newest(app.store.database(), Some("attestation"), NEWEST).await?;
     Ok(HttpResponse::Ok().json(rows))
+}
+
+/// Events, newest first: attestations, signers, settings, administration, trouble. The header `Next-Before` names where the
+/// next page begins
+#[utoipa::path(get, path = "/events",
+    params(("id" = Option<String>, Query, description = "Ids, separated by commas"),
+        ("level" = Option<String>, Query, description = "Critical, Error, Warning, Information or Verbose; worse ones come with it"),
+        ("since" = Option<String>, Query, description = "RFC 3339 in UTC, or seconds since 1970"),
+        ("newest" = Option<u32>, Query, description = "At most so many, 1 to 1000; 100 unless given"),
+        ("before" = Option<String>, Query, description = "Only those before this RecordId, as the header Next-Before gives it")),
+    responses((status = 200, description = "events, newest first"), (status = 400, body = Refused)))]
+pub(super) async fn events(app: Data<App>, request: HttpRequest) -> HttpResponse {
+    recorded_events::answer(app.store.database(), request.query_string(), of_row).await
 }
 
 /// The newest rows of the record, of every kind: decisions, signers, administration

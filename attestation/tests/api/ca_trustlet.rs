@@ -76,8 +76,12 @@ async fn the_switch_is_off_at_first_kept_recorded_and_an_administrators() {
         );
         let rows = service.admin_get("audit").await;
         let row = rows.as_array().unwrap().iter().find(|row| row["kind"] == "setting");
-        let expected = json!({ "setting": "ca-certificates", "enabled": enabled });
-        assert_eq!(row.unwrap()["body"], expected);
+        let body = &row.unwrap()["body"];
+        assert_eq!(
+            (&body["setting"], &body["enabled"]),
+            (&json!("ca-certificates"), &json!(enabled))
+        );
+        assert!(body["by"].as_str().unwrap().starts_with("administrator "), "{body}");
     }
 }
 

@@ -13,6 +13,7 @@ mod audit;
 mod backup;
 mod ca_trustlet;
 mod elliptic;
+mod events;
 mod fixture;
 mod host_keys;
 mod must;

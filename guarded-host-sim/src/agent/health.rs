@@ -364,6 +364,12 @@ impl Agent {
                     mode: Some(mode),
                     ..Outcome::passed(&health)
                 };
+                self.notice(&Notice::Attested {
+                    server,
+                    url: servers.attestation.as_str(),
+                    health: &health,
+                    mode,
+                });
                 slot.trouble = None;
                 slot.health = Some(health);
                 slot.outcome = Some(outcome.clone());
@@ -385,6 +391,7 @@ impl Agent {
                 self.notice(&Notice::AttestationFailed {
                     server,
                     url: servers.attestation.as_str(),
+                    error: &error,
                     outcome: &outcome,
                 });
                 // Who does not insist goes on with the certificate at hand.

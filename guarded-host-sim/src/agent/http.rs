@@ -4,9 +4,10 @@
 use std::{fs, io::Write, sync::Arc};
 
 use actix_web::{
-    App, HttpResponse, HttpResponseBuilder, HttpServer, Responder, get, post, put,
+    App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer, Responder, get, post, put,
     web::{Data, Json, Path},
 };
+use hgs_service::events::Filter;
 use serde_json::json;
 
 use super::{
@@ -33,6 +34,7 @@ pub(super) async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
             .service(test_configuration)
             .service(artefact)
             .service(store)
+            .service(events)
             .configure(super::vm::routes)
     })
     .workers(1)
@@ -117,6 +119,16 @@ async fn artefact(agent: Data<Agent>, name: Path<String>) -> impl Responder {
     match found {
         Some(bytes) => HttpResponse::Ok().content_type("application/octet-stream").body(bytes),
         None => HttpResponse::NotFound().json(json!({ "error": format!("this host has no artefact {name}") })),
+    }
+}
+
+/// Get-WinEvent: the host's events, newest first; `id`, `level`, `since`, `newest` and `before` narrow them down.
+#[get("/v1/events")]
+async fn events(agent: Data<Agent>, request: HttpRequest) -> HttpResponse {
+    let filter = Filter::of_url(request.query_string());
+    match filter.and_then(|filter| agent.events.read(&filter)) {
+        Ok(events) => HttpResponse::Ok().json(events),
+        Err(error) => refusal(HttpResponse::BadRequest(), &error),
     }
 }
 

@@ -19,6 +19,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
+use anyhow::Context;
 pub use attest::{AttestError, Outcome, ProtocolVersion};
 pub use health::{Choice, TestError};
 pub use hgs_protocol::status::{AttestationStatus, Substatus};
@@ -30,9 +31,11 @@ use self::{
     attest::blocking,
     configuration::{Change, ClientConfiguration, NO_KEY_PROTECTION, Server},
     health::State,
+    notice::Notice,
 };
 use crate::{
     client::{ClientError, LabClient, NameTable},
+    event_log::EventLog,
     store::protocol::{StoreClient, StoreReply, StoreRequest},
 };
 
@@ -98,6 +101,7 @@ pub struct Agent {
     /// Told when the time of the next attempt may be another.
     changed: Notify,
     vm_locks: vm::VmLocks,
+    events: EventLog,
 }
 
 /// The agent's process.
@@ -107,6 +111,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         let clock = Clock::skewed(args.clock_skew);
         let lab_clock = args.lab_clock.clone();
         let agent = Arc::new(Agent::new(args, clock.clone())?);
+        agent.notice(&Notice::Booted);
         if let Some(path) = &lab_clock {
             // Whoever moved the clock hears of it when everything that became due is done.
             let agent = agent.clone();
@@ -147,8 +152,11 @@ impl Agent {
             Some(kept) => kept,
             None => args.configuration()?,
         };
+        let events = EventLog::open(&args.dir, clock.clone())
+            .with_context(|| format!("the event log in {} cannot be opened", args.dir.display()))?;
         Ok(Agent {
             args,
+            events,
             clock,
             client,
             configuration: RwLock::new(Arc::new(configuration)),

@@ -145,7 +145,7 @@ impl Agent {
 }
 
 /// The client's spelling.
-fn mode_name(mode: AttestationMode) -> &'static str {
+pub(super) fn mode_name(mode: AttestationMode) -> &'static str {
     match mode {
         AttestationMode::Tpm => "Tpm",
         AttestationMode::ActiveDirectory => "ActiveDirectory",
@@ -154,7 +154,7 @@ fn mode_name(mode: AttestationMode) -> &'static str {
 }
 
 /// The remedies of the substatus, or that of the status.
-fn remedy(outcome: &Outcome) -> String {
+pub(super) fn remedy(outcome: &Outcome) -> String {
     let of_flags: Vec<&str> = outcome
         .substatus
         .flags

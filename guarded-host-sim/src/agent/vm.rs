@@ -3,6 +3,7 @@
 //! The agent relays between volume, store and KPS ([`crate::vm::operation`] has the order). Hosts
 //! trust each other for nothing: a target opens a package only with keys that it obtained itself.
 
+pub(super) mod deeds;
 mod life;
 mod provision;
 
@@ -22,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Agent, configuration::Server};
+use self::deeds::Deed;
+use super::{Agent, configuration::Server, notice::Notice};
 use crate::{
     store::protocol::{StoreReply, StoreRequest},
     vm::{
@@ -82,7 +84,8 @@ async fn power_on(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
         let lock = agent.vm_locks.of(&name).await;
         let _one_at_a_time = lock.lock().await;
         let volume = agent.volume()?;
-        operation::power_on(&**agent, &volume, &name, &mut OsRandom).await
+        let done = operation::power_on(&**agent, &volume, &name, &mut OsRandom).await;
+        agent.told(&Deed::started(&done), &name, done)
     })
     .await
 }
@@ -94,7 +97,8 @@ async fn power_off(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
         let lock = agent.vm_locks.of(&name).await;
         let _one_at_a_time = lock.lock().await;
         let volume = agent.volume()?;
-        operation::power_off(&**agent, &volume, &name, &mut OsRandom).await
+        let done = operation::power_off(&**agent, &volume, &name, &mut OsRandom).await;
+        agent.told(&Deed::ShutDown, &name, done)
     })
     .await
 }
@@ -106,7 +110,9 @@ async fn migrate(agent: Data<Agent>, name: Path<VmName>, target: Json<Target>) -
         let lock = agent.vm_locks.of(&name).await;
         let _one_at_a_time = lock.lock().await;
         let volume = agent.volume()?;
-        operation::migrate(&**agent, &volume, &name, &target, &mut OsRandom).await
+        let done = operation::migrate(&**agent, &volume, &name, &target, &mut OsRandom).await;
+        let target = target.into_inner().target;
+        agent.told(&Deed::MigrateAway { target }, &name, done)
     })
     .await
 }
@@ -118,7 +124,9 @@ async fn receive(agent: Data<Agent>, offer: Json<MigrationOffer>) -> HttpRespons
         let lock = agent.vm_locks.of(&offer.vm).await;
         let _one_at_a_time = lock.lock().await;
         let volume = agent.volume()?;
-        operation::receive(&**agent, &volume, offer.into_inner(), &mut OsRandom).await
+        let name = offer.vm.clone();
+        let done = operation::receive(&**agent, &volume, offer.into_inner(), &mut OsRandom).await;
+        agent.told(&Deed::Receive, &name, done)
     })
     .await
 }
@@ -146,6 +154,19 @@ async fn prove(agent: Data<Agent>, name: Path<VmName>, asked: Json<Challenge>) -
 }
 
 impl Agent {
+    /// Notes what was done to the VM `name`, or why it was not, and gives that back.
+    fn told<T>(&self, deed: &Deed, name: &VmName, done: Result<T, VmError>) -> Result<T, VmError> {
+        let current = |volume: Volume| Ok::<_, VmError>(volume.vm(name)?.current()?);
+        let current = self.volume().and_then(current).ok();
+        self.notice(&Notice::Vm {
+            deed,
+            name,
+            id: current.map(|current| current.vm_id),
+            refused: done.as_ref().err(),
+        });
+        done
+    }
+
     fn volume(&self) -> Result<Volume, VmError> {
         let path = self.args.volume.as_deref().ok_or_else(|| {
             VmError::Unreachable(format!(

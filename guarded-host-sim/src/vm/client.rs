@@ -446,6 +446,14 @@ impl Of {
 }
 
 impl Host {
+    /// The host whose agent is at this base URL.
+    pub(crate) fn at(agent: &str) -> Host {
+        Host {
+            agent: agent.to_owned(),
+            json: false,
+        }
+    }
+
     /// The host's answer, or its refusal as the error.
     pub(crate) fn ask<T: serde::de::DeserializeOwned>(
         &self,

@@ -2,6 +2,7 @@
 //! the fallback, and starts while neither HGS answers.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod events;
 mod fallback;
 mod offline_dials;
 mod renewal;

@@ -24,7 +24,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -52,6 +52,7 @@ const GATHERING: Duration = Duration::from_millis(2);
 pub struct Audit {
     queue: mpsc::Sender<Waiting>,
     expected: Arc<AtomicUsize>,
+    not_written: Arc<AtomicU64>,
 }
 
 /// A row is on its way: while this lives, a commit waits for it, though never longer than two milliseconds.
@@ -124,6 +125,41 @@ pub struct AuditRow {
     pub body: serde_json::Value,
 }
 
+/// Where a row stands among all rows by time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The row's time.
+    pub at: UnixTime,
+    /// Its writer.
+    pub writer: Vec<u8>,
+    /// Its place in the writer's chain.
+    pub sequence: i64,
+}
+
+impl AuditRow {
+    /// Its place.
+    pub fn place(&self) -> Place {
+        Place {
+            at: self.at,
+            // Written as hex a moment ago.
+            writer: hex::decode(&self.writer).unwrap_or_default(),
+            sequence: self.sequence,
+        }
+    }
+}
+
+impl From<Stored> for AuditRow {
+    fn from(row: Stored) -> AuditRow {
+        AuditRow {
+            writer: hex::encode(row.writer),
+            sequence: row.sequence,
+            at: UnixTime(row.at),
+            kind: row.kind,
+            body: serde_json::from_str(&row.body).unwrap_or(serde_json::Value::String(row.body)),
+        }
+    }
+}
+
 /// The end of a writer's chain, to be kept outside the database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -151,9 +187,19 @@ impl Audit {
     pub fn start(database: Database, kek: &Kek, env: &Env) -> Audit {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let chain = Chain::begin(kek.derive("HGS-AUDIT"), &mut env.rng());
-        let expected = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(write(waiting, database, chain, env.clone(), expected.clone()));
-        Audit { queue, expected }
+        let audit = Audit {
+            queue,
+            expected: Arc::default(),
+            not_written: Arc::default(),
+        };
+        let counts = (audit.expected.clone(), audit.not_written.clone());
+        tokio::spawn(write(waiting, database, chain, env.clone(), counts));
+        audit
+    }
+
+    /// How many rows this process could not write.
+    pub fn not_written(&self) -> u64 {
+        self.not_written.load(Ordering::Relaxed)
     }
 
     /// Says that a row will come when the work that begins now is done; hold the answer until
@@ -179,7 +225,7 @@ async fn write(
     database: Database,
     mut chain: Chain,
     env: Env,
-    expected: Arc<AtomicUsize>,
+    (expected, not_written): (Arc<AtomicUsize>, Arc<AtomicU64>),
 ) {
     let mut batch = Vec::new();
     let mut minute = tokio::time::interval(Duration::from_secs(60));
@@ -218,6 +264,7 @@ async fn write(
             }
             Err(error) => {
                 tracing::error!(%error, "the audit rows were not written");
+                not_written.fetch_add(u64::try_from(batch.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 // The rows may be there all the same, if only the answer to COMMIT was lost. A new chain
                 // cannot collide with them, and leaves this one with nothing missing.
                 chain = Chain::begin(chain.key.clone(), &mut env.rng());
@@ -356,6 +403,21 @@ struct Stored {
     mac: Vec<u8>,
 }
 
+/// Columns in the order of every SELECT here.
+macro_rules! stored {
+    ($row:expr) => {
+        Stored {
+            writer: $row.try_get(0)?,
+            sequence: $row.try_get(1)?,
+            at: $row.try_get(2)?,
+            kind: $row.try_get(3)?,
+            once: $row.try_get(4)?,
+            body: $row.try_get(5)?,
+            mac: $row.try_get(6)?,
+        }
+    };
+}
+
 /// The newest rows, newest first; those of one `kind`, if it is given.
 pub async fn newest(database: &Database, kind: Option<&str>, most: i64) -> Result<Vec<AuditRow>, sqlx::Error> {
     let only = if kind.is_some() { "WHERE kind = $2 " } else { "" };
@@ -366,16 +428,36 @@ pub async fn newest(database: &Database, kind: Option<&str>, most: i64) -> Resul
         kind,
     )
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| AuditRow {
-            writer: hex::encode(row.writer),
-            sequence: row.sequence,
-            at: UnixTime(row.at),
-            kind: row.kind,
-            body: serde_json::from_str(&row.body).unwrap_or(serde_json::Value::String(row.body)),
-        })
-        .collect())
+    Ok(rows.into_iter().map(AuditRow::from).collect())
+}
+
+/// At most `most` rows no earlier than `since`, newest first, from `place` on (with the row there) or from the newest.
+pub async fn from(
+    database: &Database,
+    place: Option<&Place>,
+    since: Option<UnixTime>,
+    most: usize,
+) -> Result<Vec<AuditRow>, sqlx::Error> {
+    let text = "SELECT writer, sequence, at, kind, once, body, mac FROM audit WHERE at <= $1 AND at >= $2 \
+                AND (at < $1 OR writer > $3 OR (writer = $3 AND sequence <= $4)) \
+                ORDER BY at DESC, writer, sequence DESC LIMIT $5";
+    let newest = Place {
+        at: UnixTime(i64::MAX),
+        writer: Vec::new(),
+        sequence: i64::MAX,
+    };
+    let place = place.unwrap_or(&newest);
+    on_database!(database, read, pool => {
+        let rows = sqlx::query(text)
+            .bind(place.at.0)
+            .bind(since.map_or(i64::MIN, |since| since.0))
+            .bind(place.writer.as_slice())
+            .bind(place.sequence)
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .fetch_all(pool)
+            .await?;
+        rows.iter().map(|row| Ok(AuditRow::from(stored!(row)))).collect()
+    })
 }
 
 /// Computes every chain anew and holds it against `kept` heads.
@@ -451,14 +533,6 @@ async fn select(database: &Database, tail: &str, most: i64, kind: Option<&str>) 
             Some(kind) => query.bind(kind.to_owned()).fetch_all(pool).await?,
             None => query.fetch_all(pool).await?,
         };
-        rows.iter().map(|row| Ok(Stored {
-            writer: row.try_get(0)?,
-            sequence: row.try_get(1)?,
-            at: row.try_get(2)?,
-            kind: row.try_get(3)?,
-            once: row.try_get(4)?,
-            body: row.try_get(5)?,
-            mac: row.try_get(6)?,
-        })).collect()
+        rows.iter().map(|row| Ok(stored!(row))).collect()
     })
 }

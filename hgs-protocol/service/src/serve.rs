@@ -27,6 +27,7 @@ use crate::{
     settings::Settings,
     tls,
     tokens::{Holder, Role, Tokens},
+    watch::Watch,
 };
 
 const DRAIN_SECONDS: u64 = 20;
@@ -86,6 +87,7 @@ pub struct Bound {
     pub admin_url: String,
     public: Server,
     admin: Server,
+    watch: Watch,
 }
 
 impl Bound {
@@ -109,7 +111,10 @@ impl Bound {
 
     /// Runs until a signal asks to stop and all requests are answered.
     pub async fn run(self) -> anyhow::Result<()> {
-        let (public, admin) = tokio::join!(self.public, self.admin);
+        let (public, admin) = tokio::select! {
+            ended = async { tokio::join!(self.public, self.admin) } => ended,
+            () = self.watch.run() => return Ok(()),
+        };
         public.context("the service listener failed")?;
         admin.context("the administrators' listener failed")
     }
@@ -138,7 +143,7 @@ where
     let tls = settings
         .tls
         .as_ref()
-        .map(|files| tls::server_config(files, clock))
+        .map(|files| tls::server_config(files, clock.clone()))
         .transpose()?;
     let listen = |address| -> anyhow::Result<(TcpListener, std::net::SocketAddr)> {
         let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
@@ -171,6 +176,11 @@ where
     let public = server.run();
 
     let (listener, address) = listen(settings.admin_listen)?;
+    let watch = Watch {
+        database: database.clone(),
+        audit: audit.clone(),
+        clock,
+    };
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(database.clone()))
@@ -198,6 +208,7 @@ where
         admin_url: format!("{scheme}://{address}"),
         public,
         admin: server.run(),
+        watch,
     })
 }
 

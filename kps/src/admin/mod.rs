@@ -6,16 +6,17 @@ mod certificates;
 mod settings;
 mod signers;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use hgs_service::{
     audit::{self, Entry, Head},
+    events,
     serve::problem,
     tokens::Holder,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
-use crate::App;
+use crate::{App, events::of_row};
 
 /// The routes, below `/admin/v1`.
 pub fn routes(service: &mut web::ServiceConfig) {
@@ -39,6 +40,7 @@ pub fn routes(service: &mut web::ServiceConfig) {
         )
         .route("/settings", web::get().to(settings::get))
         .route("/settings", web::put().to(settings::put))
+        .route("/events", web::get().to(list_events))
         .route("/audit", web::get().to(list_audit))
         .route("/audit/verify", web::get().to(verify_audit))
         .route("/audit/verify", web::post().to(verify_audit_against));
@@ -56,7 +58,7 @@ pub fn routes(service: &mut web::ServiceConfig) {
     paths(
         signers::list, signers::add, signers::remove, signers::deny, signers::deny_all,
         certificates::list, certificates::add, certificates::change, certificates::remove,
-        settings::get, settings::put, list_audit, verify_audit, verify_audit_against,
+        settings::get, settings::put, list_events, list_audit, verify_audit, verify_audit_against,
     )
 )]
 struct Document;
@@ -84,6 +86,20 @@ struct Kept {
     /// Heads that were kept outside the database: `writer`, `sequence`, `mac`.
     #[schema(value_type = Vec<Object>)]
     heads: Vec<Head>,
+}
+
+/// Events, newest first: releases and refusals, signers, certificates, settings, administration, trouble. The header
+/// `Next-Before` names where the next page begins.
+#[utoipa::path(get, path = "/events", tag = "audit",
+    params(("id" = Option<String>, Query, description = "Ids, separated by commas"),
+        ("level" = Option<String>, Query, description = "Critical, Error, Warning, Information or Verbose; worse ones come with it"),
+        ("since" = Option<String>, Query, description = "RFC 3339 in UTC, or seconds since 1970"),
+        ("newest" = Option<u32>, Query, description = "At most so many, 1 to 1000; 100 unless given"),
+        ("before" = Option<String>, Query, description = "Only those before this RecordId, as the header Next-Before gives it")),
+    responses((status = 200, description = "Newest first", body = [Object]),
+              (status = 400, description = "No such filter", body = Problem)))]
+async fn list_events(app: web::Data<App>, request: HttpRequest) -> HttpResponse {
+    events::recorded::answer(app.store.database(), request.query_string(), of_row).await
 }
 
 /// The newest audit rows.

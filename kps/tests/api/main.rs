@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod busy;
 mod elliptic;
+mod events;
 mod fabric;
 mod health;
 mod metadata;

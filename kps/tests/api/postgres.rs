@@ -13,7 +13,7 @@ use sqlx::{Connection as _, Executor as _};
 use crate::fabric::Fabric;
 
 /// A database of the test's own; none, and says so, where there is no PostgreSQL.
-async fn own_database(test: &str) -> Option<String> {
+pub(crate) async fn own_database(test: &str) -> Option<String> {
     let Ok(url) = std::env::var("TEST_POSTGRES_URL") else {
         eprintln!("SKIPPED {test}: TEST_POSTGRES_URL is not set (./lab test sets it)");
         return None;

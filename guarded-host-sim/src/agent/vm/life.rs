@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Agent, answer, to_the_end};
+use super::{Agent, answer, deeds::Deed, to_the_end};
 use crate::vm::{
     VmName,
     checkpoint::CheckpointId,
@@ -48,16 +48,18 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(look);
 }
 
-/// Runs `work` on the volume, alone with the VM `name`, to its end.
+/// Runs `work` on the volume, alone with the VM `name`, to its end, and notes it as `deed`.
 pub(super) async fn alone<T: Serialize + 'static>(
     agent: Data<Agent>,
+    deed: Deed,
     name: VmName,
     work: impl AsyncFnOnce(&Agent, &Volume, &VmName) -> Result<T, VmError> + 'static,
 ) -> HttpResponse {
     to_the_end(async move {
         let lock = agent.vm_locks.of(&name).await;
         let _one_at_a_time = lock.lock().await;
-        work(&agent, &agent.volume()?, &name).await
+        let done = work(&agent, &agent.volume()?, &name).await;
+        agent.told(&deed, &name, done)
     })
     .await
 }
@@ -102,7 +104,7 @@ struct NewVm {
 #[post("/v1/vms")]
 async fn make_local(agent: Data<Agent>, new: Json<NewVm>) -> HttpResponse {
     let NewVm { name, kind, secret } = new.into_inner();
-    alone(agent, name, async move |agent, volume, name| {
+    alone(agent, Deed::Make, name, async move |agent, volume, name| {
         let made = agent.make_local_vm(volume.clone(), name.clone(), kind, secret);
         let password = made.await?;
         Ok(json!({ "recovery_password": *password.expose_text() }))
@@ -113,7 +115,7 @@ async fn make_local(agent: Data<Agent>, new: Json<NewVm>) -> HttpResponse {
 /// Stop-VM -TurnOff.
 #[post("/v1/vms/{name}/turn-off")]
 async fn turn_off(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
+    alone(agent, Deed::TurnOff, name.into_inner(), async |agent, volume, name| {
         operation::turn_off(agent, volume, name, &mut OsRandom).await
     })
     .await
@@ -122,7 +124,7 @@ async fn turn_off(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
 /// Lets the guest count one more, and keeps what its vTPM has written.
 #[post("/v1/vms/{name}/tally")]
 async fn tally(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
+    alone(agent, Deed::Tally, name.into_inner(), async |agent, volume, name| {
         operation::tally(agent, volume, name, &mut OsRandom).await
     })
     .await
@@ -131,7 +133,7 @@ async fn tally(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
 /// Save-VM.
 #[post("/v1/vms/{name}/save")]
 async fn save(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
+    alone(agent, Deed::Save, name.into_inner(), async |agent, volume, name| {
         operation::save(agent, volume, name, &mut OsRandom).await
     })
     .await
@@ -140,16 +142,19 @@ async fn save(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
 /// Remove-VMSavedState.
 #[post("/v1/vms/{name}/discard-saved")]
 async fn discard_saved(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
-        operation::discard_saved(agent, volume, name, &mut OsRandom)
-    })
+    alone(
+        agent,
+        Deed::DiscardSaved,
+        name.into_inner(),
+        async |agent, volume, name| operation::discard_saved(agent, volume, name, &mut OsRandom),
+    )
     .await
 }
 
 /// Restart-VM -Force: a reset.
 #[post("/v1/vms/{name}/reset")]
 async fn reset(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
+    alone(agent, Deed::Reset, name.into_inner(), async |agent, volume, name| {
         operation::reset(agent, volume, name).await
     })
     .await
@@ -158,9 +163,12 @@ async fn reset(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
 /// Set-VMSecurity, Set-VMSecurityPolicy, Enable- and Disable-VMTPM, Set-VMFirmware -EnableSecureBoot.
 #[post("/v1/vms/{name}/security")]
 async fn change_security(agent: Data<Agent>, name: Path<VmName>, change: Json<Change>) -> HttpResponse {
-    alone(agent, name.into_inner(), async move |agent, volume, name| {
-        operation::change_security(agent, volume, name, *change, &mut OsRandom).await
-    })
+    alone(
+        agent,
+        Deed::ChangeSecurity,
+        name.into_inner(),
+        async move |agent, volume, name| operation::change_security(agent, volume, name, *change, &mut OsRandom).await,
+    )
     .await
 }
 
@@ -173,10 +181,15 @@ struct NewCheckpoint {
 /// Checkpoint-VM.
 #[post("/v1/vms/{name}/checkpoints")]
 async fn take_checkpoint(agent: Data<Agent>, name: Path<VmName>, new: Json<NewCheckpoint>) -> HttpResponse {
-    alone(agent, name.into_inner(), async move |agent, volume, name| {
-        let called = (new.into_inner().name, agent.clock.now().0);
-        operation::take_checkpoint(agent, volume, name, called, &mut OsRandom).await
-    })
+    alone(
+        agent,
+        Deed::TakeCheckpoint,
+        name.into_inner(),
+        async move |agent, volume, name| {
+            let called = (new.into_inner().name, agent.clock.now().0);
+            operation::take_checkpoint(agent, volume, name, called, &mut OsRandom).await
+        },
+    )
     .await
 }
 
@@ -184,7 +197,7 @@ async fn take_checkpoint(agent: Data<Agent>, name: Path<VmName>, new: Json<NewCh
 #[post("/v1/vms/{name}/checkpoints/{id}/apply")]
 async fn apply_checkpoint(agent: Data<Agent>, path: Path<(VmName, CheckpointId)>) -> HttpResponse {
     let (name, id) = path.into_inner();
-    alone(agent, name, async move |agent, volume, name| {
+    alone(agent, Deed::ApplyCheckpoint, name, async move |agent, volume, name| {
         operation::apply_checkpoint(agent, volume, name, id, &mut OsRandom).await
     })
     .await
@@ -194,7 +207,7 @@ async fn apply_checkpoint(agent: Data<Agent>, path: Path<(VmName, CheckpointId)>
 #[delete("/v1/vms/{name}/checkpoints/{id}")]
 async fn delete_checkpoint(agent: Data<Agent>, path: Path<(VmName, CheckpointId)>) -> HttpResponse {
     let (name, id) = path.into_inner();
-    alone(agent, name, async move |agent, volume, name| {
+    alone(agent, Deed::DeleteCheckpoint, name, async move |agent, volume, name| {
         operation::delete_checkpoint(agent, volume, name, id, &mut OsRandom).await
     })
     .await
@@ -203,7 +216,7 @@ async fn delete_checkpoint(agent: Data<Agent>, path: Path<(VmName, CheckpointId)
 /// The VM's owner is lost, its administrator says: this host owns the VM from now on.
 #[post("/v1/vms/{name}/take-over")]
 async fn take_over(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
+    alone(agent, Deed::TakeOver, name.into_inner(), async |agent, volume, name| {
         operation::take_over(agent, volume, name)
     })
     .await
@@ -218,10 +231,15 @@ struct Export {
 /// Export-VM: to a folder of the VM's name below `destination`, on this host.
 #[post("/v1/vms/{name}/export")]
 async fn export(agent: Data<Agent>, name: Path<VmName>, to: Json<Export>) -> HttpResponse {
-    alone(agent, name.into_inner(), async move |agent, volume, name| {
-        let exported = operation::export(agent, volume, name, &to.destination)?;
-        Ok(json!({ "folder": exported.path() }))
-    })
+    alone(
+        agent,
+        Deed::Export,
+        name.into_inner(),
+        async move |agent, volume, name| {
+            let exported = operation::export(agent, volume, name, &to.destination)?;
+            Ok(json!({ "folder": exported.path() }))
+        },
+    )
     .await
 }
 
@@ -262,30 +280,41 @@ struct NewProtector {
 /// Set-VMKeyProtector -KeyProtector.
 #[put("/v1/vms/{name}/protector")]
 async fn set_protector(agent: Data<Agent>, name: Path<VmName>, new: Json<NewProtector>) -> HttpResponse {
-    alone(agent, name.into_inner(), async move |agent, volume, name| {
-        operation::set_protector(agent, volume, name, &new.protector.0, &mut OsRandom)
-    })
+    alone(
+        agent,
+        Deed::SetProtector,
+        name.into_inner(),
+        async move |agent, volume, name| operation::set_protector(agent, volume, name, &new.protector.0, &mut OsRandom),
+    )
     .await
 }
 
 /// Set-VMKeyProtector -NewLocalKeyProtector, on a host in local mode.
 #[post("/v1/vms/{name}/protector/new-local")]
 async fn new_local_protector(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
-        let folder = volume.vm(name)?;
-        let present = folder.read_generation(&folder.current()?.generation)?.protector;
-        let keys = agent.own_guardians(present).await?;
-        operation::new_local_protector(agent, volume, name, &keys, &mut OsRandom)
-    })
+    alone(
+        agent,
+        Deed::SetProtector,
+        name.into_inner(),
+        async |agent, volume, name| {
+            let folder = volume.vm(name)?;
+            let present = folder.read_generation(&folder.current()?.generation)?.protector;
+            let keys = agent.own_guardians(present).await?;
+            operation::new_local_protector(agent, volume, name, &keys, &mut OsRandom)
+        },
+    )
     .await
 }
 
 /// Set-VMKeyProtector -RestoreLastKnownGoodKeyProtector.
 #[post("/v1/vms/{name}/protector/restore")]
 async fn restore_protector(agent: Data<Agent>, name: Path<VmName>) -> HttpResponse {
-    alone(agent, name.into_inner(), async |agent, volume, name| {
-        operation::restore_protector(agent, volume, name, &mut OsRandom)
-    })
+    alone(
+        agent,
+        Deed::SetProtector,
+        name.into_inner(),
+        async |agent, volume, name| operation::restore_protector(agent, volume, name, &mut OsRandom),
+    )
     .await
 }
 
@@ -297,7 +326,10 @@ async fn look(agent: Data<Agent>, path: Path<(VmName, Channel)>) -> HttpResponse
         let vm = agent.volume()?.vm(&name)?.current()?.vm_id;
         agent.store(VmRequest::Look { vm, channel }).await
     };
-    answer(shown.await)
+    let deed = Deed::Look {
+        channel: format!("{channel:?}"),
+    };
+    answer(agent.told(&deed, &name, shown.await))
 }
 
 async fn phases(agent: &Agent) -> Result<Vec<(crate::vm::VmId, VmPhase)>, VmError> {

@@ -8,7 +8,7 @@ use hgs_protocol::env::OsRandom;
 
 use serde::Deserialize;
 
-use super::{Agent, life::alone};
+use super::{Agent, deeds::Deed, life::alone, to_the_end};
 use crate::vm::{
     VmName,
     operation::{self, NewShieldedVm},
@@ -18,9 +18,14 @@ use crate::vm::{
 /// Makes a VM of a template on the host's volume and shielding data.
 #[post("/v1/vms/{name}/provision")]
 pub(super) async fn provision(agent: Data<Agent>, name: Path<VmName>, new: Json<NewShieldedVm>) -> HttpResponse {
-    alone(agent, name.into_inner(), async move |agent, volume, name| {
-        operation::provision(agent, volume, name, new.into_inner(), &mut OsRandom).await
-    })
+    alone(
+        agent,
+        Deed::Provision,
+        name.into_inner(),
+        async move |agent, volume, name| {
+            operation::provision(agent, volume, name, new.into_inner(), &mut OsRandom).await
+        },
+    )
     .await
 }
 
@@ -33,9 +38,13 @@ struct AtItsConsole {
 /// Start-VM, with the recovery password typed at the VM's console. Not for a shielded VM.
 #[post("/v1/vms/{name}/recover")]
 pub(super) async fn recover(agent: Data<Agent>, name: Path<VmName>, at: Json<AtItsConsole>) -> HttpResponse {
-    alone(agent, name.into_inner(), async move |agent, volume, name| {
+    to_the_end(async move {
+        let lock = agent.vm_locks.of(&name).await;
+        let _one_at_a_time = lock.lock().await;
+        let volume = agent.volume()?;
         let typed = Some(at.into_inner().recovery_password);
-        operation::power_on_typing(agent, volume, name, typed, &mut OsRandom).await
+        let done = operation::power_on_typing(&**agent, &volume, &name, typed, &mut OsRandom).await;
+        agent.told(&Deed::started(&done), &name, done)
     })
     .await
 }
