@@ -9,7 +9,11 @@ use hgs_protocol::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{judge::Mismatch, model::expect::Outcome, world::Recorded};
+use super::{
+    judge::Mismatch,
+    model::expect::Outcome,
+    world::{Logged, Recorded},
+};
 
 /// What came of a step. A field is empty where the step's action does not yield it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -56,6 +60,8 @@ pub struct Came {
     pub took: Duration,
     /// What the services recorded meanwhile.
     pub events: Vec<Recorded>,
+    /// What stands in the event logs of hosts and services since then.
+    pub logged: Vec<Logged>,
     /// What came of each of several steps at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,

@@ -134,6 +134,16 @@ impl<'a> Checks<'a> {
                     format!("{} yields no {}; {allowed}", step.action.name(), given.field()),
                 );
             }
+            if let Some(events) = &expect.events {
+                for event in events.iter() {
+                    if let Some(fault) = event.fault() {
+                        self.say(&events.span, fault.to_owned());
+                    }
+                    if let Some(host) = &event.host {
+                        self.host(host);
+                    }
+                }
+            }
         }
         match &step.action {
             Action::Attest(of)

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     came::Came,
     model::{Expect, expect::Between, expect::Event},
-    world::Recorded,
+    world::{Logged, Recorded},
 };
 
 /// One field that is not as expected.
@@ -114,13 +114,18 @@ pub fn judge(expect: Option<&Expect>, came: &Came) -> Vec<Mismatch> {
         differ("takes", range(takes), format!("{} ms", came.took.as_millis()));
     }
     for event in expect.events.iter().flat_map(|events| events.iter()) {
-        if !came.events.iter().any(|recorded| is(recorded, event)) {
-            let recorded = came.events.iter().map(told).collect::<Vec<_>>();
-            differ(
-                "events",
-                format!("{} recorded {}", event.service, said(event)),
-                list(&recorded),
-            );
+        let (found, instead) = match event.id {
+            None => (
+                came.events.iter().any(|recorded| is(recorded, event)),
+                came.events.iter().map(told).collect::<Vec<_>>(),
+            ),
+            Some(_) => (
+                came.logged.iter().any(|logged| logged.is(event)),
+                came.logged.iter().map(|logged| logged.in_short(event)).collect(),
+            ),
+        };
+        if !found {
+            differ("events", said(event), list(&instead));
         }
     }
     for part in &came.parts {
@@ -136,8 +141,8 @@ pub fn judge(expect: Option<&Expect>, came: &Came) -> Vec<Mismatch> {
 }
 
 fn is(recorded: &Recorded, event: &Event) -> bool {
-    recorded.service == event.service
-        && recorded.outcome == event.outcome
+    Some(recorded.service) == event.service
+        && Some(&recorded.outcome) == event.outcome.as_ref()
         && event.says.iter().all(|word| contains(&recorded.reason, word))
 }
 
@@ -150,8 +155,24 @@ fn told(recorded: &Recorded) -> String {
 
 fn said(event: &Event) -> String {
     match event.says.is_empty() {
-        true => event.outcome.clone(),
-        false => format!("{} with {}", event.outcome, list(&event.says)),
+        true => event.to_string(),
+        false => format!("{event} with {}", list(&event.says)),
+    }
+}
+
+impl Logged {
+    fn is(&self, event: &Event) -> bool {
+        Some(self.event.id) == event.id
+            && self.teller == event.teller()
+            && event.says.iter().all(|word| contains(&self.event.message, word))
+    }
+
+    /// Its id, and its text where the id is the one that is looked for.
+    fn in_short(&self, sought: &Event) -> String {
+        match Some(self.event.id) == sought.id {
+            true => format!("{self} ({})", self.event.message),
+            false => self.to_string(),
+        }
     }
 }
 
@@ -209,6 +230,27 @@ mod tests {
             .collect()
     }
 
+    fn logged(teller: &str, id: u32) -> Logged {
+        let provider = hgs_service::events::Provider("P");
+        let level = hgs_service::events::Level::Error;
+        Logged {
+            teller: teller.to_owned(),
+            event: provider.event(id, level, "the text"),
+        }
+    }
+
+    #[test]
+    fn an_event_that_did_not_come_is_told_with_those_that_did() {
+        let came = Came {
+            logged: vec![logged("host01", 50_001), logged("host01", 1008)],
+            ..Came::done("")
+        };
+        let expected = "events = [{ host = \"host01\", id = 1008, says = [\"Secure Boot\"] }]";
+        let found = judge(Some(&expect(expected)), &came);
+        assert_eq!(found[0].expected, "host01: event 1008 with Secure Boot");
+        assert_eq!(found[0].came, "host01: event 50001, host01: event 1008 (the text)");
+    }
+
     #[test]
     fn without_an_expectation_a_step_must_succeed() {
         assert_eq!(judge(None, &Came::done("")), []);
@@ -235,6 +277,7 @@ mod tests {
                 reason: "the host fails: SecureBootEnabled".to_owned(),
                 body: serde_json::Value::Null,
             }],
+            logged: vec![logged("attestation", 1508), logged("host01", 1008)],
             ..Came::refused("PolicyEvaluationErrorReply: SecureBootEnabled")
         };
         for good in [
@@ -249,6 +292,8 @@ mod tests {
             "outcome = \"refused\"\ntakes = { at_most = \"3s\" }",
             "outcome = \"refused\"\nevents = [{ service = \"attestation\", outcome = \"PolicyEvaluationErrorReply\", \
              says = [\"SecureBoot\"] }]",
+            "outcome = \"refused\"\nevents = [{ service = \"attestation\", id = 1508, says = [\"TEXT\"] }, \
+             { host = \"host01\", id = 1008 }]",
         ] {
             assert_eq!(fields(good, &came), [""; 0], "{good}");
         }
@@ -270,6 +315,14 @@ mod tests {
             ("outcome = \"refused\"\ntakes = { at_most = \"1s\" }", "takes"),
             (
                 "outcome = \"refused\"\nevents = [{ service = \"key-protection\", outcome = \"Released\" }]",
+                "events",
+            ),
+            (
+                "outcome = \"refused\"\nevents = [{ host = \"host01\", id = 1508 }]",
+                "events",
+            ),
+            (
+                "outcome = \"refused\"\nevents = [{ host = \"host01\", id = 1008, says = [\"BitLocker\"] }]",
                 "events",
             ),
         ] {

@@ -127,7 +127,7 @@ async fn on_a_fabric(
         Err(error) => return (Verdict::Trouble(format!("the fabric does not start: {error:#}")), steps),
     };
     // What setting up left in the records belongs to no step.
-    news(&world).await;
+    world.news().await;
     let mut verdict = Verdict::Passed;
     for (number, step) in file.scenario.step.iter().enumerate() {
         let title = step.title();
@@ -169,7 +169,8 @@ async fn take(world: &World, number: usize, step: &Step, title: String, virtual_
     };
     match acted {
         Ok(Acted::Came(mut came)) => {
-            came.events = news(world).await;
+            let news = world.news().await;
+            (came.events, came.logged) = (news.recorded, news.logged);
             report.mismatches = judge(step.expect.as_ref(), &came);
             if !report.mismatches.is_empty() {
                 report.verdict = Verdict::Failed;
@@ -180,15 +181,6 @@ async fn take(world: &World, number: usize, step: &Step, title: String, virtual_
         Err(error) => report.verdict = Verdict::Trouble(format!("{error:#}")),
     }
     report
-}
-
-/// What the services recorded since the last step.
-async fn news(world: &World) -> Vec<super::world::Recorded> {
-    let mut news = Vec::new();
-    for hgs in world.hgs.values() {
-        news.extend(hgs.news().await);
-    }
-    news
 }
 
 /// A step after one that failed, was skipped or met trouble says nothing.

@@ -187,9 +187,8 @@ impl TestFabric {
         wrong(check::step(&self.scenario, &step))?;
         match act(&self.world, &step.action, true).await? {
             Acted::Came(mut came) => {
-                for hgs in self.world.hgs.values() {
-                    came.events.extend(hgs.news().await);
-                }
+                let news = self.world.news().await;
+                (came.events, came.logged) = (news.recorded, news.logged);
                 Ok(*came)
             }
             Acted::Skipped(reason) => bail!("this way of running cannot do it: {reason}"),

@@ -22,7 +22,7 @@ fn a_wrong_expectation_ends_with_1_and_tells_what_came_instead() {
         return;
     }
     let step = "[[step]]\nreboot = { host = \"host01\", dials = { iommu = false } }\n[[step]]\nattest = { host = \
-                \"host01\" }\nexpect = { status = \"Passed\" }\n[[step]]\nstatus = { host = \"host01\" }\n";
+                \"host01\" }\nexpect = { status = \"Passed\", events = [{ host = \"host01\", id = 1003 }] }\n[[step]]\nstatus = { host = \"host01\" }\n";
     let (folder, path) = scenario(step);
     let json = folder.path().join("report.json").display().to_string();
     let output = run(&[&path, "--json", &json]);
@@ -32,6 +32,8 @@ fn a_wrong_expectation_ends_with_1_and_tells_what_came_instead() {
         "FAIL",
         "tried.toml:9: step 2 expects status Passed",
         "what came: InsecureHostConfiguration",
+        "expects events host01: event 1003",
+        "host01: event 50021",
         "an administrator would: IommuEnabled",
         "0 passed, 1 failed",
     ] {

@@ -56,7 +56,7 @@ pub struct Expect {
     /// How long the step takes, by the wall clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes: Option<At<Between>>,
-    /// Decisions that services recorded during the step, each at least once.
+    /// What services recorded and hosts and services have in their event logs of the step, each at least once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<At<Vec<Event>>>,
 }
@@ -108,17 +108,64 @@ pub struct Between {
     pub at_most: Option<Length>,
 }
 
-/// A decision in a service's record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Something that must be told: a decision in a service's record (`service`, `outcome`), or an event in the log of a
+/// service or a host (`service` or `host`, `id`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
-    /// Whose record.
-    pub service: ServiceName,
+    /// The service that tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    /// The host that tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<At<String>>,
     /// The decision: a reply's name, an error's code, `Released`.
-    pub outcome: String,
-    /// What the recorded reason contains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// The id of an event in a log, as `guarded-host-sim events` and `/admin/v1/events` show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// What the recorded reason, or the event's text, contains.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub says: Vec<String>,
+}
+
+impl Event {
+    /// Who tells it.
+    pub fn teller(&self) -> String {
+        match (&self.host, self.service) {
+            (Some(host), _) => host.to_string(),
+            (None, Some(service)) => service.to_string(),
+            (None, None) => "nobody".to_owned(),
+        }
+    }
+
+    /// What is wrong with it, whoever exists.
+    pub fn fault(&self) -> Option<&'static str> {
+        match (&self.host, self.service, &self.outcome, self.id) {
+            (Some(_), Some(_), ..) | (None, None, ..) => {
+                Some("an event is told by a `host` or by a `service`: name one of them")
+            }
+            (Some(_), None, Some(_), _) => {
+                Some("a host has no record of decisions: give the `id` of an event in its log")
+            }
+            (.., Some(_), Some(_)) | (.., None, None) => {
+                Some("give the `outcome` of a decision in the service's record, or the `id` of an event in a log")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: ", self.teller())?;
+        match (&self.outcome, self.id) {
+            (Some(outcome), _) => f.write_str(outcome),
+            (None, Some(id)) => write!(f, "event {id}"),
+            (None, None) => f.write_str("anything"),
+        }
+    }
 }
 
 /// A field of [`Expect`]: what some actions yield and others do not.

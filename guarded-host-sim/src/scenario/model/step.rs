@@ -186,12 +186,9 @@ impl Action {
             Action::Send(_) | Action::Replay(_) | Action::Present(_) | Action::Administer(_) => {
                 &[Outcome, Http, Error, Reply, Says, Takes, Events]
             }
-            Action::Wait(_)
-            | Action::AdvanceClock(_)
-            | Action::Partition(_)
-            | Action::Delay(_)
-            | Action::Corrupt(_)
-            | Action::Heal(_) => &[],
+            // What becomes due meanwhile is told.
+            Action::Wait(_) | Action::AdvanceClock(_) => &[Events],
+            Action::Partition(_) | Action::Delay(_) | Action::Corrupt(_) | Action::Heal(_) => &[],
             Action::Together(_) => &[Takes, Events],
             _ => &[Outcome, Error, Says, Takes, Events],
         }

@@ -40,6 +40,7 @@ pub struct HgsHere {
     /// Whether it was up before and has other users.
     pub(super) shared: bool,
     seen: Mutex<BTreeSet<(ServiceName, String, i64)>>,
+    pub(super) seen_events: Mutex<BTreeSet<(ServiceName, String)>>,
 }
 
 /// A row of a service's record.
@@ -109,6 +110,7 @@ impl HgsHere {
             mode: Mutex::new(Mode::Tpm),
             shared,
             seen: Mutex::default(),
+            seen_events: Mutex::default(),
         }
     }
 

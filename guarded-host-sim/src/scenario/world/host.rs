@@ -46,6 +46,8 @@ pub struct HostHere {
     dials: Mutex<Dials>,
     /// Seconds by which the lab has moved its clock.
     ahead: AtomicU64,
+    /// The number of the last event that was read.
+    pub(super) seen_events: Mutex<u64>,
     doors: BTreeMap<String, Door>,
 }
 
@@ -76,6 +78,7 @@ impl HostHere {
             sim: Mutex::new(None),
             dials: Mutex::new(dials),
             ahead: AtomicU64::new(0),
+            seen_events: Mutex::default(),
             doors,
             plan,
             parts,
@@ -117,6 +120,11 @@ impl HostHere {
             let _ = blocking(move || host.kill()).await;
         }
         sim.is_some()
+    }
+
+    /// The folder of its agent.
+    pub(super) fn agent_folder(&self) -> PathBuf {
+        self.parts.folder.join("agent")
     }
 
     /// The volume of its VMs.

@@ -6,6 +6,7 @@ pub mod attached;
 mod hgs;
 mod host;
 mod standing;
+mod told;
 mod vm;
 
 use std::{
@@ -25,6 +26,7 @@ pub use self::{
     attached::Attached,
     hgs::{HgsHere, Recorded},
     host::HostHere,
+    told::{Logged, News},
     vm::VmHere,
 };
 use super::{

@@ -164,6 +164,7 @@ fn comparison(body: &mut String, step: &StepReport) -> std::fmt::Result {
         .events
         .iter()
         .map(|event| format!("{}: {}", event.service, event.outcome))
+        .chain(came.logged.iter().map(ToString::to_string))
         .collect();
     let wanted = step
         .step
@@ -171,9 +172,7 @@ fn comparison(body: &mut String, step: &StepReport) -> std::fmt::Result {
         .iter()
         .flat_map(|e| e.events.iter())
         .flat_map(|events| events.iter());
-    let wanted: Vec<String> = wanted
-        .map(|event| format!("{}: {}", event.service, event.outcome))
-        .collect();
+    let wanted: Vec<String> = wanted.map(ToString::to_string).collect();
     if !(wanted.is_empty() && events.is_empty()) {
         row("events", wanted.join(", "), events.join(", "))?;
     }
