@@ -6,6 +6,7 @@ pub mod child;
 pub mod client;
 pub mod cluster;
 pub mod commit_point;
+pub mod console;
 pub mod demo;
 pub mod drill;
 pub mod event_log;

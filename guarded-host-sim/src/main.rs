@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use guarded_host_sim::{
-    agent, cluster, demo, drill, event_log, fabric, gallery, ledger, load, machine,
+    agent, cluster, console, demo, drill, event_log, fabric, gallery, ledger, load, machine,
     owner::{guardian_command, protector_command},
     renew_signer, scenario, shell,
     shielding::{data_command, template_command},
@@ -24,6 +24,8 @@ enum Part {
     Demo(demo::DemoArgs),
     /// Kills processes of a whole fabric at random instants and sees that no VM is lost or runs twice.
     Drill(drill::DrillArgs),
+    /// The fabric console: pages on which an administrator sees and steers a small fabric of its own.
+    Console(console::ConsoleArgs),
     /// Runs scenario files and reports what came of each step.
     Run(scenario::command::RunArgs),
     /// Makes what a fabric in containers needs before its parts start.
@@ -96,6 +98,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Part::Protector(args) => return protector_command::run(args),
         Part::Template(args) => template_command::run(&args)?,
         Part::ShieldingData(args) => return data_command::run(args),
+        Part::Console(args) => console::run(&args)?,
         Part::Prepare(args) => fabric::prepare::run(&args)?,
         Part::Enrol(args) => fabric::enrol::run(&args)?,
         Part::Cluster(args) => return cluster::run(&args),

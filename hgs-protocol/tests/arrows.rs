@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Crate, its manifest, and the crates of this workspace that it may use.
-const MAY_USE: [(&str, &str, &[&str]); 6] = [
+const MAY_USE: [(&str, &str, &[&str]); 7] = [
     ("hgs-protocol", "hgs-protocol/Cargo.toml", &[]),
     ("hgs-service", "hgs-protocol/service/Cargo.toml", &["hgs-protocol"]),
     (
@@ -16,9 +16,17 @@ const MAY_USE: [(&str, &str, &[&str]); 6] = [
         "guarded-host-sim",
         "guarded-host-sim/Cargo.toml",
         // The services are started by one file of it; the test below holds that.
-        &["hgs-protocol", "hgs-service", "hgs-shell", "attestation", "kps"],
+        &[
+            "hgs-protocol",
+            "hgs-service",
+            "hgs-shell",
+            "hgs-console",
+            "attestation",
+            "kps",
+        ],
     ),
     ("hgs-shell", "guarded-host-sim/shell/Cargo.toml", &["hgs-protocol"]),
+    ("hgs-console", "guarded-host-sim/console/Cargo.toml", &["hgs-protocol"]),
 ];
 
 /// What the sans-io core must do without.

@@ -84,6 +84,8 @@ pub struct Extras {
     pub tls: Option<Tls>,
     /// Variables for its process.
     pub environment: Environment,
+    /// Lines of its token file beside the lab's own.
+    pub admin_tokens: Vec<String>,
     /// Where it keeps its private keys; without one, sealed in its database.
     pub(super) token: Option<SoftToken>,
 }
@@ -212,7 +214,12 @@ impl Service {
         // The agents of this lab are other users and have no business here.
         crate::swtpm::make_private_dir(folder)?;
         let (token, line) = new_token(Role::Administrator, &mut OsRandom);
-        fs::write(folder.join("admin-tokens"), line + "\n")?;
+        let lines: String = [&line]
+            .into_iter()
+            .chain(&extras.admin_tokens)
+            .map(|line| format!("{line}\n"))
+            .collect();
+        fs::write(folder.join("admin-tokens"), lines)?;
         let kek = folder.join("key-encryption-key");
         if !kek.exists() {
             let key = hgs_protocol::secret::Secret32::random(&mut OsRandom);

@@ -1,8 +1,9 @@
 //! Every message of a scenario, in order, as it went over the network.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -18,7 +19,16 @@ pub struct Journal(Arc<Inner>);
 struct Inner {
     begun: Instant,
     step: AtomicUsize,
-    messages: Mutex<Vec<Message>>,
+    messages: Mutex<Kept>,
+    /// How many messages are kept at most.
+    most: usize,
+}
+
+/// The newest messages, and how many older ones are forgotten.
+#[derive(Debug, Default)]
+struct Kept {
+    forgotten: usize,
+    messages: VecDeque<Message>,
 }
 
 /// A request and its answer.
@@ -87,13 +97,23 @@ pub struct Open {
 }
 
 impl Journal {
-    /// An empty record that begins now.
+    /// An empty record that begins now and keeps everything.
     pub fn begin() -> Journal {
+        Journal::begin_with(usize::MAX)
+    }
+
+    /// An empty record that begins now and forgets the oldest messages when there are more than `most`.
+    pub fn begin_with(most: usize) -> Journal {
         Journal(Arc::new(Inner {
             begun: Instant::now(),
             step: AtomicUsize::new(0),
             messages: Mutex::default(),
+            most,
         }))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From here on messages belong to the step of this number, from 0.
@@ -123,18 +143,23 @@ impl Journal {
             took: open.begun.elapsed(),
             ..message
         };
-        let mut messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        messages.push(message);
+        let mut kept = self.kept();
+        kept.messages.push_back(message);
+        while kept.messages.len() > self.0.most {
+            kept.messages.pop_front();
+            kept.forgotten += 1;
+        }
     }
 
     /// The bodies of what `host` sent to this service so far, oldest first.
     pub fn requests(&self, host: &str, hgs: &str, service: ServiceName) -> Vec<Vec<u8>> {
-        let messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
         let party = Party::Service {
             hgs: hgs.to_owned(),
             service,
         };
-        let mine = messages
+        let mine = kept
+            .messages
             .iter()
             .filter(|message| message.from == host && message.to == party);
         mine.map(|message| message.request.clone()).collect()
@@ -142,8 +167,26 @@ impl Journal {
 
     /// Everything so far, by the time of the request.
     pub fn messages(&self) -> Vec<Message> {
-        let mut messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut messages: Vec<Message> = self.kept().messages.iter().cloned().collect();
         messages.sort_by_key(|message| message.at);
         messages
+    }
+
+    /// The newest messages that are `wanted`, at most so many, in the order in which they ended, with their numbers.
+    pub fn newest(&self, most: usize, wanted: impl Fn(&Message) -> bool) -> Vec<(usize, Message)> {
+        let kept = self.kept();
+        let numbered = kept.messages.iter().enumerate().rev();
+        let found = numbered.filter(|(_, message)| wanted(message)).take(most);
+        let mut found: Vec<_> = found
+            .map(|(at, message)| (kept.forgotten + at, message.clone()))
+            .collect();
+        found.reverse();
+        found
+    }
+
+    /// The message of this number, unless it is forgotten.
+    pub fn message(&self, number: usize) -> Option<Message> {
+        let kept = self.kept();
+        kept.messages.get(number.checked_sub(kept.forgotten)?).cloned()
     }
 }

@@ -122,7 +122,7 @@ async fn on_a_fabric(
 ) -> (Verdict, Vec<StepReport>) {
     let mut steps: Vec<StepReport> = Vec::new();
     let way = running.way.clone();
-    let world = match World::start(&file.scenario, way, running.pool.clone(), journal.clone()).await {
+    let world = match World::start(&file.scenario, way, running.pool.clone(), journal.clone(), &[]).await {
         Ok(world) => world,
         Err(error) => return (Verdict::Trouble(format!("the fabric does not start: {error:#}")), steps),
     };

@@ -24,13 +24,13 @@ use super::{
     judge::judge,
     model::{
         Action, At, HgsPlan, HostPlan, Mode, Scenario, Step, VmPlan,
-        step::{Migrate, OfHost, OfVm, Wait},
+        step::{Migrate, OfHost, OfVm, ServiceName, Wait},
         value::Length,
     },
     pool::TpmPool,
-    world::{Way, World},
+    world::{Way, World, address_of},
 };
-use crate::{fabric::host::AgentLink, swtpm::short_private_dir};
+use crate::{client::NameTable, fabric::host::AgentLink, machine::dials::Dials, swtpm::short_private_dir};
 
 /// What a fabric consists of.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct FabricBuilder {
     scenario: Scenario,
     way: Way,
     pool: Option<Arc<TpmPool>>,
+    admin_tokens: Vec<String>,
+    most_messages: usize,
 }
 
 impl Default for FabricBuilder {
@@ -65,6 +67,8 @@ impl FabricBuilder {
             },
             way: Way::InProcess,
             pool: None,
+            admin_tokens: Vec::new(),
+            most_messages: usize::MAX,
         }
     }
 
@@ -131,6 +135,18 @@ impl FabricBuilder {
         self
     }
 
+    /// Lines of the services' token files beside the lab's own: who else may administer them.
+    pub fn admin_tokens(mut self, lines: Vec<String>) -> FabricBuilder {
+        self.admin_tokens = lines;
+        self
+    }
+
+    /// How many messages are kept at most, for a fabric that runs for long.
+    pub fn most_messages(mut self, most: usize) -> FabricBuilder {
+        self.most_messages = most;
+        self
+    }
+
     /// Starts everything, registers the hosts, makes the VMs.
     ///
     /// Fails with what does not start, or with what is wrong with the names.
@@ -148,8 +164,8 @@ impl FabricBuilder {
                 (Arc::new(TpmPool::new(&folder)?), Some(Folder(folder)))
             }
         };
-        let journal = Journal::begin();
-        let world = World::start(&scenario, self.way, pool, journal).await?;
+        let journal = Journal::begin_with(self.most_messages);
+        let world = World::start(&scenario, self.way, pool, journal, &self.admin_tokens).await?;
         Ok(TestFabric {
             world,
             scenario,
@@ -256,9 +272,62 @@ impl TestFabric {
         self.world.journal.messages()
     }
 
+    /// The record of every message between hosts and services.
+    pub fn journal(&self) -> &Journal {
+        &self.world.journal
+    }
+
     /// The agent of a host, for what no step does.
     pub async fn agent(&self, host: &str) -> anyhow::Result<AgentLink> {
         self.world.host(host)?.agent().await
+    }
+
+    /// The hosts' names.
+    pub fn host_names(&self) -> Vec<String> {
+        self.world.hosts.keys().cloned().collect()
+    }
+
+    /// Base URL of a host's agent; none while its power is off.
+    pub async fn agent_url(&self, host: &str) -> Option<String> {
+        let host = self.world.hosts.get(host)?;
+        match host.is_on().await {
+            true => host.address().await,
+            false => None,
+        }
+    }
+
+    /// The dials with which a host booted.
+    pub async fn dials(&self, host: &str) -> anyhow::Result<Dials> {
+        Ok(self.world.host(host)?.dials().await)
+    }
+
+    /// A power cycle of a host, from which on this code-integrity policy is in force.
+    pub async fn reboot_with_ci_policy(&self, host: &str, policy: Vec<u8>) -> anyhow::Result<()> {
+        let change = |dials| Dials {
+            ci_policy: Some(policy),
+            ..dials
+        };
+        self.world.host(host)?.reboot_with(change).await
+    }
+
+    /// Base URLs of the first HGS's administrators' listeners: attestation, key protection.
+    pub async fn admin_urls(&self) -> anyhow::Result<[String; 2]> {
+        Ok(self.world.hgs(None)?.admin_addresses().await)
+    }
+
+    /// Under which names the services of this kind are reached, in clear and without a door between.
+    pub async fn names(&self, service: ServiceName) -> anyhow::Result<NameTable> {
+        let mut names = NameTable::default();
+        for (name, hgs) in &self.world.hgs {
+            let [attestation, key_protection] = hgs.plain_addresses().await;
+            let url = match service {
+                ServiceName::Attestation => attestation,
+                ServiceName::KeyProtection => key_protection,
+            };
+            let address = url.trim_start_matches("http://").parse()?;
+            names.0.insert(format!("{}:80", address_of(name)), vec![address]);
+        }
+        Ok(names)
     }
 
     /// Base URLs of the services of an HGS, or of the first: attestation, key protection.

@@ -189,7 +189,12 @@ where
             .app_data(web::Data::new(metrics.clone()))
             .configure(probes)
             .route("/metrics", web::get().to(expose_metrics))
-            .service(web::scope("/admin/v1").wrap(from_fn(guard)).configure(admin.clone()))
+            .service(
+                web::scope("/admin/v1")
+                    .wrap(from_fn(guard))
+                    .route("/role", web::get().to(role))
+                    .configure(admin.clone()),
+            )
     })
     .workers(1)
     .shutdown_timeout(DRAIN_SECONDS);
@@ -223,6 +228,12 @@ async fn readiness(database: web::Data<Database>) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable().finish()
     }
+}
+
+/// What the holder of the token may do: `{"role": "administrator"}` or `reviewer`, for clients that offer no
+/// more than that.
+async fn role(holder: web::ReqData<Holder>) -> HttpResponse {
+    HttpResponse::Ok().json(serde_json::json!({ "role": holder.role.word() }))
 }
 
 async fn expose_metrics(metrics: web::Data<Metrics>) -> HttpResponse {

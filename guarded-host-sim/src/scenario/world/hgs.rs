@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, RwLock};
 
-use super::{Attached, HostHere, Way, attached, blocking};
+use super::{Attached, HostHere, Starting, Way, attached, blocking};
 use crate::{
     fabric::{
         hgs::Hgs,
-        service::{Choices, Extras, Service, Tls},
+        service::{Choices, Extras, Service},
     },
     owner::Owner,
     scenario::model::{
@@ -71,12 +71,7 @@ struct Row {
 
 impl HgsHere {
     /// Starts both services below `folder`.
-    pub(super) async fn start(
-        plan: &HgsPlan,
-        folder: PathBuf,
-        way: &Way,
-        tls: Option<&Tls>,
-    ) -> anyhow::Result<HgsHere> {
+    pub(super) async fn start(plan: &HgsPlan, folder: PathBuf, starting: &Starting<'_>) -> anyhow::Result<HgsHere> {
         let place = folder.clone();
         let choices = Choices {
             health_certificate_minutes: plan.health_certificate_minutes,
@@ -84,11 +79,12 @@ impl HgsHere {
             signer_suite: plan.signer_suite.map(|suite| suite.name()),
             max_offline_unwraps: plan.max_offline_unwraps,
         };
-        let here = match way {
+        let here = match starting.way {
             Way::InProcess => Some(tokio::runtime::Handle::current()),
             Way::Processes | Way::Attached(_) => None,
         };
-        let extras = Extras::new(here, tls.cloned(), choices);
+        let mut extras = Extras::new(here, starting.tls.cloned(), choices);
+        extras.admin_tokens = starting.admin_tokens.to_vec();
         let hgs = blocking(move || Hgs::start(&folder, &extras, None)).await;
         let hgs = hgs.with_context(|| format!("the HGS {} does not start", plan.name))?;
         Ok(HgsHere::of(plan, place, hgs, false))
@@ -138,6 +134,12 @@ impl HgsHere {
     pub(in crate::scenario) async fn plain_addresses(&self) -> [String; 2] {
         let hgs = self.hgs.read().await;
         [hgs.attestation.url.clone(), hgs.kps.url.clone()]
+    }
+
+    /// Base URLs of the administrators' listeners: attestation, key protection.
+    pub(in crate::scenario) async fn admin_addresses(&self) -> [String; 2] {
+        let hgs = self.hgs.read().await;
+        [&hgs.attestation, &hgs.kps].map(|service| service.administrator().0.to_owned())
     }
 
     /// What its installation consists of: trust between the services, makers of TPMs, mode, policies.

@@ -144,10 +144,20 @@ impl HostHere {
         self.sim.lock().await.as_ref().map(|sim| sim.agent_url.clone())
     }
 
+    /// The dials of its present boot, or of the next one while its power is off.
+    pub(in crate::scenario) async fn dials(&self) -> Dials {
+        self.dials.lock().await.clone()
+    }
+
     /// A power cycle with other dials.
     pub(in crate::scenario) async fn reboot(&self, changes: &DialChanges) -> anyhow::Result<()> {
+        self.reboot_with(|dials| changes.apply(dials)).await
+    }
+
+    /// A power cycle with what `change` makes of its dials.
+    pub(in crate::scenario) async fn reboot_with(&self, change: impl FnOnce(Dials) -> Dials) -> anyhow::Result<()> {
         let mut dials = self.dials.lock().await;
-        let wanted = changes.apply(dials.clone());
+        let wanted = change(dials.clone());
         *dials = wanted.clone();
         drop(dials);
         self.at_the_machine(move |host| host.reboot(wanted)).await?;

@@ -94,7 +94,14 @@ impl World {
     /// Starts everything that `scenario` names, registers what it says is registered, and makes its VMs.
     ///
     /// On an HGS that is up and shared it first notes how that is; whoever runs a scenario there has it put back.
-    pub async fn start(scenario: &Scenario, way: Way, pool: Arc<TpmPool>, journal: Journal) -> anyhow::Result<World> {
+    /// `admin_tokens` are further lines of the services' token files.
+    pub async fn start(
+        scenario: &Scenario,
+        way: Way,
+        pool: Arc<TpmPool>,
+        journal: Journal,
+        admin_tokens: &[String],
+    ) -> anyhow::Result<World> {
         if let Way::Attached(to) = &way {
             to.note().await?;
         }
@@ -160,6 +167,7 @@ impl World {
             pool: &pool,
             host_root,
             first: &first,
+            admin_tokens,
         };
         let keys = tokio::task::spawn_blocking(|| {
             GuardianKeys::generate("Owner", Clock::system().now(), &mut OsRandom as &mut dyn Random)
@@ -298,6 +306,7 @@ struct Starting<'a> {
     pool: &'a Arc<TpmPool>,
     host_root: Option<PathBuf>,
     first: &'a str,
+    admin_tokens: &'a [String],
 }
 
 async fn start_services(
@@ -312,7 +321,7 @@ async fn start_services(
             Way::Attached(to) if *plan.name == *starting.first => {
                 HgsHere::attach(plan, folder, to, starting.tls.is_some())?
             }
-            way => HgsHere::start(plan, folder, way, starting.tls).await?,
+            _ => HgsHere::start(plan, folder, starting).await?,
         };
         if let Some(targets) = targets.get(plan.name.as_str()) {
             let [attestation, key_protection] = hgs.addresses().await;
@@ -354,7 +363,7 @@ async fn start_hosts(
 }
 
 /// The name under which hosts know an HGS.
-pub(super) fn address_of(hgs: &str) -> String {
+pub(crate) fn address_of(hgs: &str) -> String {
     format!("{hgs}.bastion.local")
 }
 
