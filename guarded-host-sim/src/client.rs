@@ -2,6 +2,7 @@
 //! proxy, no redirects, and certificates are judged at the lab's time.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt, fs,
     net::SocketAddr,
@@ -111,6 +112,8 @@ impl NameTable {
 #[derive(Debug)]
 pub struct LabClient {
     names: NameTable,
+    /// Read again for each request: names come and go while the machine runs.
+    table: Option<PathBuf>,
     tls: ClientConfig,
     clients: Mutex<HashMap<String, Client>>,
     /// By `name:port`, the address that answered last.
@@ -139,10 +142,25 @@ impl LabClient {
             .with_no_client_auth();
         Ok(LabClient {
             names,
+            table: None,
             tls,
             clients: Mutex::default(),
             answered: Mutex::default(),
         })
+    }
+
+    /// As [`LabClient::new`], with the name table in the file `table`, in which names come and go.
+    pub fn following(table: &Path, root: Option<&Path>, clock: Clock) -> Result<LabClient, ClientError> {
+        Ok(LabClient {
+            table: Some(table.to_path_buf()),
+            ..LabClient::new(NameTable::read(table)?, root, clock)?
+        })
+    }
+
+    /// The names of now; a table that cannot be read at the moment is as it was at first.
+    fn names(&self) -> Cow<'_, NameTable> {
+        let table = self.table.as_deref().and_then(|path| NameTable::read(path).ok());
+        table.map_or(Cow::Borrowed(&self.names), Cow::Owned)
     }
 
     /// GET. Of the answer's body at most `limit` bytes are taken; a longer one is an error.
@@ -248,7 +266,8 @@ impl LabClient {
         let (Some(name), Some(port)) = (url.domain(), url.port_or_known_default()) else {
             return Ok(Vec::new());
         };
-        let known = self.names.addresses(name, port);
+        let names = self.names();
+        let known = names.addresses(name, port);
         let known = known.ok_or_else(|| ClientError::UnknownName(format!("{name}:{port}")))?;
         let mut distinct = Vec::new();
         for address in known {
@@ -290,9 +309,10 @@ impl LabClient {
         let port = url.port_or_known_default().ok_or_else(wrong)?;
         let host = url.host_str().ok_or_else(wrong)?.to_owned();
         let is_name = url.domain().is_some();
+        let names = self.names();
         let addresses = match is_name {
             true => Some(
-                self.names
+                names
                     .addresses(&host, port)
                     .ok_or_else(|| ClientError::UnknownName(format!("{host}:{port}")))?,
             ),
@@ -303,7 +323,7 @@ impl LabClient {
                 &format!("{host}:{port} at {address}"),
                 Some(std::slice::from_ref(address)),
             ),
-            None => self.client(&format!("{host}:{port}"), addresses),
+            None => self.client(&format!("{host}:{port} at {addresses:?}"), addresses),
         };
         let client = client.map_err(unreachable)?;
         // A port in the URL would win over the resolver's, so it moves to the Host header.

@@ -463,7 +463,7 @@ fn health(content: Vec<(CertificateKind, Vec<u8>)>, requested: &[CertificateKind
 /// The host key, made at its first use. It is not a secret of the VBS store: in host-key mode a
 /// host proves only that it was registered.
 pub(crate) fn host_key(dir: &Path) -> Result<RsaPrivateKey, AttestError> {
-    let path = dir.join("host-key.pk8");
+    let path = dir.join(HOST_KEY);
     let unusable = |reason: String| AttestError::Host(format!("the host key {} is unusable: {reason}", path.display()));
     if !path.exists() {
         let key = RsaPrivateKey::generate_2048().map_err(|e| unusable(e.to_string()))?;
@@ -480,6 +480,30 @@ pub(crate) fn host_key(dir: &Path) -> Result<RsaPrivateKey, AttestError> {
     RsaPrivateKey::from_pkcs8(&bytes).map_err(|e| unusable(e.to_string()))
 }
 
+/// Puts another host key in the place of the present one: `pkcs8`, or a new one.
+pub(crate) fn set_host_key(dir: &Path, pkcs8: Option<&[u8]>) -> Result<(), AttestError> {
+    let unusable = |reason: String| AttestError::Host(format!("the new host key is unusable: {reason}"));
+    let key = match pkcs8 {
+        Some(bytes) => RsaPrivateKey::from_pkcs8(bytes).map_err(|e| unusable(e.to_string()))?,
+        None => RsaPrivateKey::generate_2048().map_err(|e| unusable(e.to_string()))?,
+    };
+    let mut file = NamedTempFile::new_in(dir).map_err(|e| unusable(e.to_string()))?;
+    file.write_all(key.expose_pkcs8())
+        .map_err(|e| unusable(e.to_string()))?;
+    file.persist(dir.join(HOST_KEY)).map_err(|e| unusable(e.to_string()))?;
+    Ok(())
+}
+
+/// Removes the host key, if there is one.
+pub(crate) fn forget_host_key(dir: &Path) -> Result<(), AttestError> {
+    match fs::remove_file(dir.join(HOST_KEY)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(AttestError::Host(format!("the host key cannot be removed: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, AttestError> {
     fs::read(path).map_err(|e| AttestError::Host(format!("cannot read {}: {e}", path.display())))
 }
@@ -491,6 +515,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         .map_err(|_| AttestError::Host("the agent is ending".to_owned()))
 }
 
+const HOST_KEY: &str = "host-key.pk8";
 /// How often an attestation is tried before it has failed.
 pub(crate) const ATTEMPTS: u32 = 3;
 /// Four requests are an exchange; one restart from the first PCR_Read makes two more.

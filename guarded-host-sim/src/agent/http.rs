@@ -4,15 +4,16 @@
 use std::{fs, io::Write, sync::Arc};
 
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer, Responder, get, post, put,
+    App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer, Responder, delete, get, post, put,
     web::{Data, Json, Path},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hgs_service::events::Filter;
 use serde_json::json;
 
 use super::{
     Agent, Choice, TestError,
-    attest::host_key,
+    attest::{forget_host_key, host_key, set_host_key},
     configuration::{Change, ConfigurationError},
 };
 use crate::store::protocol::{StoreReply, StoreRequest};
@@ -33,6 +34,8 @@ pub(super) async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
             .service(set_configuration)
             .service(test_configuration)
             .service(artefact)
+            .service(new_host_key)
+            .service(remove_host_key)
             .service(store)
             .service(events)
             .configure(super::vm::routes)
@@ -129,6 +132,36 @@ async fn events(agent: Data<Agent>, request: HttpRequest) -> HttpResponse {
     match filter.and_then(|filter| agent.events.read(&filter)) {
         Ok(events) => HttpResponse::Ok().json(events),
         Err(error) => refusal(HttpResponse::BadRequest(), &error),
+    }
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NewHostKey {
+    /// PKCS#8, base64; without it a new key is made.
+    private_key: Option<zeroize::Zeroizing<String>>,
+}
+
+/// Set-HgsClientHostKey: another host key, made here or given.
+#[put("/v1/host-key")]
+async fn new_host_key(agent: Data<Agent>, new: Json<NewHostKey>) -> impl Responder {
+    let given = match new.private_key.as_ref().map(|text| STANDARD.decode(text.as_bytes())) {
+        Some(Err(_)) => return HttpResponse::BadRequest().json(json!({ "error": "the private key is not base64" })),
+        Some(Ok(bytes)) => Some(zeroize::Zeroizing::new(bytes)),
+        None => None,
+    };
+    match set_host_key(&agent.args.dir, given.as_ref().map(|bytes| bytes.as_slice())) {
+        Ok(()) => HttpResponse::Ok().json(json!({})),
+        Err(error) => HttpResponse::BadRequest().json(json!({ "error": error.to_string() })),
+    }
+}
+
+/// Remove-HgsClientHostKey. A host without one makes one when it next attests by it.
+#[delete("/v1/host-key")]
+async fn remove_host_key(agent: Data<Agent>) -> impl Responder {
+    match forget_host_key(&agent.args.dir) {
+        Ok(()) => HttpResponse::Ok().json(json!({})),
+        Err(error) => HttpResponse::InternalServerError().json(json!({ "error": error.to_string() })),
     }
 }
 

@@ -143,11 +143,11 @@ impl AgentArgs {
 impl Agent {
     /// An agent that has not attested yet.
     pub fn new(args: AgentArgs, clock: Clock) -> anyhow::Result<Agent> {
-        let names = match &args.names {
-            Some(path) => NameTable::read(path)?,
-            None => NameTable::default(),
+        let root = args.root_certificate.as_deref();
+        let client = match &args.names {
+            Some(table) => LabClient::following(table, root, clock.clone())?,
+            None => LabClient::new(NameTable::default(), root, clock.clone())?,
         };
-        let client = LabClient::new(names, args.root_certificate.as_deref(), clock.clone())?;
         let configuration = match ClientConfiguration::load(&args.dir)? {
             Some(kept) => kept,
             None => args.configuration()?,

@@ -67,6 +67,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(receive)
         .service(prove)
         .service(provision::provision)
+        .service(provision::create)
         .service(provision::recover)
         .configure(life::routes);
 }

@@ -6,6 +6,7 @@
 //! is after, and in either case one host can start it.
 
 mod change;
+mod create;
 mod files;
 mod life;
 mod provision;
@@ -14,6 +15,7 @@ use hgs_protocol::{env::Random, wire::kps::RollTransportKeyRequest};
 
 pub use self::{
     change::{apply_checkpoint, change_security, delete_checkpoint, take_checkpoint},
+    create::{CreatedVm, NewVmOf, create},
     files::{discard_saved, export, import, new_local_protector, restore_protector, set_protector, take_over},
     life::{power_off, reset, save, tally, turn_off},
     provision::{NewShieldedVm, ProvisionedVm, provision},

@@ -16,7 +16,7 @@ use super::{
     guest::GuestReport,
     package::MigrationId,
     security::{Change, Channel, Kind},
-    shielded::{AtRest, Prepared, Provisioned, Resealed, ShieldedError, ShieldedVms, VmPhase},
+    shielded::{AtRest, Created, NewVm, Prepared, Provisioned, Resealed, ShieldedError, ShieldedVms, VmPhase},
     started::Vault,
 };
 use crate::shielding::{
@@ -82,6 +82,8 @@ pub enum VmRequest {
     },
     /// [`ShieldedVms::provision`].
     Provision(Box<ProvisionRequest>),
+    /// [`ShieldedVms::create`].
+    Create(Box<CreateRequest>),
     /// [`ShieldedVms::start`].
     Start {
         /// The VM.
@@ -206,6 +208,22 @@ pub struct ProvisionRequest {
     pub kind: Option<Kind>,
 }
 
+/// A new VM with an empty disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    /// The protector that its owner made and that was sent to the KPS.
+    pub protector: Blob,
+    /// The KPS's answer, whole.
+    pub answer: Blob,
+    /// The VM's name.
+    pub name: VmName,
+    /// An empty file for the VM's disk.
+    pub disk: PathBuf,
+    /// The VM's kind.
+    pub kind: Kind,
+}
+
 /// The store's reply.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
@@ -233,6 +251,15 @@ pub enum VmReply {
         template: TemplateName,
         /// The template's version.
         version: Version,
+        /// The VM's protector.
+        protector: Blob,
+        /// Its state, sealed under the key in that protector.
+        guest_state: Blob,
+    },
+    /// The VM is made and its disk durable; write this and commit it.
+    Created {
+        /// The VM.
+        vm: VmId,
         /// The VM's protector.
         protector: Blob,
         /// Its state, sealed under the key in that protector.
@@ -340,6 +367,7 @@ impl ShieldedVms {
                 package,
             } => prepared(self.prepare_resume(vault, &ingress_protector.0, &answer.0, &package.0, rng)?),
             VmRequest::Provision(request) => self.provision_as_asked(vault, &request, rng)?,
+            VmRequest::Create(request) => self.create_as_asked(vault, &request, rng)?,
             VmRequest::Start {
                 vm,
                 name,
@@ -429,6 +457,31 @@ impl ShieldedVms {
             version: made.version,
             protector: Blob(protector),
             guest_state: Blob(made.guest_state),
+        })
+    }
+}
+
+impl ShieldedVms {
+    fn create_as_asked(
+        &mut self,
+        vault: &mut dyn Vault,
+        request: &CreateRequest,
+        rng: &mut dyn Random,
+    ) -> Result<VmReply, ShieldedError> {
+        let new = NewVm {
+            name: &request.name,
+            kind: request.kind,
+            disk: &request.disk,
+        };
+        let Created {
+            vm,
+            protector,
+            guest_state,
+        } = self.create(vault, (&request.protector.0, &request.answer.0), &new, rng)?;
+        Ok(VmReply::Created {
+            vm,
+            protector: Blob(protector),
+            guest_state: Blob(guest_state),
         })
     }
 }

@@ -9,6 +9,7 @@
 //! note: an answer, a package or a generation of the past opens nothing again on this host. A key kept
 //! from the last roll is used only after its use was counted ([`super::offline`]).
 
+mod create;
 mod life;
 mod opened;
 mod provision;
@@ -27,7 +28,12 @@ use hgs_protocol::{
 };
 use zeroize::Zeroizing;
 
-pub use self::{life::Resealed, opened::AtRest, provision::Provisioned};
+pub use self::{
+    create::{Created, NewVm},
+    life::Resealed,
+    opened::AtRest,
+    provision::Provisioned,
+};
 use self::{
     opened::{Next, OpenedVm, Released},
     run::Run,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{Agent, deeds::Deed, life::alone, to_the_end};
 use crate::vm::{
     VmName,
-    operation::{self, NewShieldedVm},
+    operation::{self, NewShieldedVm, NewVmOf},
     request::Typed,
 };
 
@@ -25,6 +25,18 @@ pub(super) async fn provision(agent: Data<Agent>, name: Path<VmName>, new: Json<
         async move |agent, volume, name| {
             operation::provision(agent, volume, name, new.into_inner(), &mut OsRandom).await
         },
+    )
+    .await
+}
+
+/// Makes a VM with an empty disk under the key protector that its owner has made.
+#[post("/v1/vms/{name}/create")]
+pub(super) async fn create(agent: Data<Agent>, name: Path<VmName>, new: Json<NewVmOf>) -> HttpResponse {
+    alone(
+        agent,
+        Deed::Create,
+        name.into_inner(),
+        async move |agent, volume, name| operation::create(agent, volume, name, new.into_inner(), &mut OsRandom).await,
     )
     .await
 }
