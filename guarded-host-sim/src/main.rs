@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use guarded_host_sim::{
-    agent, cluster, console, demo, drill, event_log, fabric, gallery, ledger, load, machine,
+    agent, cluster, console, demo, drill, event_log, fabric, gallery, ledger, lesson, load, machine,
     owner::{guardian_command, protector_command},
     renew_signer, scenario, shell,
     shielding::{data_command, template_command},
@@ -40,6 +40,8 @@ enum Part {
     RenewSigner(renew_signer::RenewSignerArgs),
     /// The administrators' shell: carries out PowerShell with the product's cmdlets, or checks it.
     Shell(shell::ShellArgs),
+    /// Guided lessons: a fabric, a task, checks, hints and a grade.
+    Lesson(lesson::command::LessonArgs),
     /// VMs: run, save, move and look at them on a host, and change them as their owner.
     Vm(vm::command::VmArgs),
     /// A host's machine: show and turn its dials, reboot, hibernate, update firmware, clear the TPM.
@@ -85,6 +87,7 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Part::Shell(args) => return shell::run(args),
+        Part::Lesson(args) => return lesson::command::run(args),
         Part::Run(args) => return scenario::command::run(&args),
         Part::Load(args) => {
             let good = load::run(&args)?;

@@ -1,9 +1,7 @@
-//! `guarded-host-sim shell`: the administrators' shell. The language is the crate `hgs-shell`; here is what it acts on:
-//! [`lab`] has the machines, [`cmdlets`] the product's modules.
+//! `guarded-host-sim shell`: the administrators' shell. The language is the crate `hgs-shell`; what it acts on are
+//! the machines of a [`Lab`], by the product's [`cmdlets`].
 
-pub mod cmdlets;
 mod interactive;
-pub mod lab;
 
 use std::{
     ffi::OsString,
@@ -27,7 +25,10 @@ use hgs_shell::{
     value::Value,
 };
 
-use self::lab::Lab;
+use crate::{
+    cmdlets,
+    lab::{Lab, Plan},
+};
 
 /// What the shell is to do; without anything, it asks for lines.
 #[derive(Args)]
@@ -112,11 +113,12 @@ fn in_lab(args: &ShellArgs) -> anyhow::Result<ExitCode> {
         (None, Some(Temporary(folder))) => folder.clone(),
         (None, None) => return Err(anyhow!("no folder for the machines' files")),
     };
-    let lab = Rc::new(Lab::new(&folder)?);
+    let lab = Rc::new(Lab::start(&folder, &Plan::default())?);
     if args.command.is_none() && args.file.is_empty() {
         return interactive::run(lab, &folder);
     }
     let mut session = Session::new(lab, cmdlets::registry(), Box::new(Standard))?;
+    session.set_views(cmdlets::VIEWS);
     if args.json {
         session.keep_output();
     }

@@ -16,7 +16,7 @@ use crate::{
     console::{Console, Stream},
     error::{Category, ErrorRecord, Outcome, Place, Stop},
     eval::{pipeline::Preference, sink::Host},
-    format::{CORE_VIEWS, Formatter},
+    format::{CORE_VIEWS, Formatter, View},
     path::HOME,
     syntax::{self, Span, ast::Script},
     table::Table,
@@ -208,6 +208,11 @@ impl Session {
         }));
         self.set_function("script:called", block);
         self.run(&format!(". called{quoted}"))
+    }
+
+    /// Draws objects of further types by these.
+    pub fn set_views(&mut self, views: &'static [View]) {
+        self.formatter.views.extend(views);
     }
 
     /// Keeps what commands give, for JSON, instead of showing it.

@@ -104,6 +104,15 @@ impl TrustArgs {
 }
 
 impl TrustRules {
+    /// Rules with these roots, DER.
+    pub fn new(roots: Vec<Vec<u8>>, allow_untrusted_root: bool, allow_expired: bool) -> TrustRules {
+        TrustRules {
+            roots: roots.into_iter().map(CertificateDer::from).collect(),
+            allow_untrusted_root,
+            allow_expired,
+        }
+    }
+
     /// Checks both certificates of `guardian`.
     pub fn check(&self, guardian: &Guardian, now: UnixTime) -> Result<(), Distrusted> {
         self.check_one("signing", guardian.name(), guardian.signing(), now)?;

@@ -30,7 +30,7 @@ use rustyline::{
     validate::Validator,
 };
 
-use super::cmdlets;
+use crate::cmdlets;
 
 /// Asks for lines and carries them out until `exit` or the end of the input.
 ///
@@ -42,7 +42,8 @@ pub(super) fn run(world: Rc<dyn World>, folder: &Path) -> anyhow::Result<ExitCod
         .auto_add_history(false)
         .max_history_size(HISTORY)?
         .build();
-    let session = Session::new(world, cmdlets::registry(), Box::new(Terminal::new()?))?;
+    let mut session = Session::new(world, cmdlets::registry(), Box::new(Terminal::new()?))?;
+    session.set_views(cmdlets::VIEWS);
     interrupt_by_signal(session.interrupter());
     let session = Rc::new(RefCell::new(session));
     let mut editor: Editor<Assistant, DefaultHistory> = Editor::with_config(config)?;

@@ -250,7 +250,7 @@ impl CatalogueView {
 }
 
 /// The catalogue in a file, or of a template disk.
-pub(super) fn catalogue_of(path: &Path) -> anyhow::Result<SignedCatalogue> {
+pub(crate) fn catalogue_of(path: &Path) -> anyhow::Result<SignedCatalogue> {
     Ok(match read(path)? {
         Found::Catalogue(catalogue) => catalogue,
         Found::Disk(disk) => disk.catalogue().clone(),
