@@ -12,7 +12,8 @@ use guarded_host_sim::{
     shielding::data_file::DataFile,
     vm::{
         VmName,
-        request::{Blob, ProvisionRequest, VmReply, VmRequest},
+        request::{Blob, CreateRequest, ProvisionRequest, VmReply, VmRequest},
+        security::Kind,
         state::GuestState,
     },
 };
@@ -73,11 +74,33 @@ pub(crate) async fn order(stage: &Stage, certificate: &[u8], report: &mut Report
     }))
 }
 
+/// The request by which the agent makes a VM with an empty disk under a key protector of the owner's. The desk is there.
+pub(crate) async fn order_empty(stage: &Stage, certificate: &[u8], report: &mut Report) -> VmRequest {
+    let desk = stage.folder.0.join("desk");
+    run(
+        &desk,
+        "protector create --owner Owner --guardian HGS --allow-untrusted-root --out empty.xml",
+    );
+    let protector = fs::read(desk.join("empty.xml")).unwrap();
+    let disk = stage.volume_path.join("empty-disk");
+    fs::write(&disk, b"").unwrap();
+    VmRequest::Create(Box::new(CreateRequest {
+        answer: Blob(roll(stage, certificate, &protector, report).await),
+        protector: Blob(protector),
+        name: VmName::parse("empty").unwrap(),
+        disk,
+        kind: Kind::Shielded,
+    }))
+}
+
 /// What must not come out of the VM that was made.
 pub(crate) fn learn(stage: &Stage, reply: &VmReply, report: &mut Report) {
-    let VmReply::Provisioned {
+    let (VmReply::Provisioned {
         protector, guest_state, ..
-    } = reply
+    }
+    | VmReply::Created {
+        protector, guest_state, ..
+    }) = reply
     else {
         panic!("{reply:?}")
     };

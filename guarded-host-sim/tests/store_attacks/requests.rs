@@ -193,6 +193,9 @@ pub(crate) async fn record(
     let order = owner::order(stage, certificate, report).await;
     let made = say!(order);
     owner::learn(stage, &made, report);
+    let order = owner::order_empty(stage, certificate, report).await;
+    let made = say!(order);
+    owner::learn(stage, &made, report);
     for wanted in every_kind() {
         assert!(
             recording.0.iter().any(|(kind, _)| kind == wanted),
@@ -210,6 +213,7 @@ fn every_kind() -> Vec<&'static str> {
         | VmRequest::PrepareOffline { .. }
         | VmRequest::PrepareResume { .. }
         | VmRequest::Provision(_)
+        | VmRequest::Create(_)
         | VmRequest::Start { .. }
         | VmRequest::Save { .. }
         | VmRequest::PowerOff { .. }
@@ -233,6 +237,7 @@ fn every_kind() -> Vec<&'static str> {
         "prepare-offline",
         "prepare-resume",
         "provision",
+        "create",
         "start",
         "save",
         "power-off",
@@ -310,12 +315,12 @@ fn wanted(kind: &str, bytes: &[u8], when: When, files: &Files) -> Option<String>
         ("forget-checkpoint", When::Running) => answered("checkpoint-forgotten"),
         ("prepare-power-on" | "prepare-offline" | "prepare-resume" | "start", When::Running) => running("stop"),
         ("apply-checkpoint" | "settle" | "change", When::Running) => running("stop"),
-        ("provision", When::Running | When::Off | When::NewBoot) => {
+        ("provision" | "create", When::Running | When::Off | When::NewBoot) => {
             Some("this answer of the key protection service was used on this host before; ask for a new one".to_owned())
         }
         // Whoever administers a host may stop a VM: nothing of it comes out but sealed.
         (_, When::Running) => None,
-        ("prepare-power-on" | "prepare-resume" | "provision", When::NewKeys) => {
+        ("prepare-power-on" | "prepare-resume" | "provision" | "create", When::NewKeys) => {
             Some("the answer is not encrypted for this host's key, or was changed on the way".to_owned())
         }
         ("prepare-offline", When::NewKeys) => Some(format!(
