@@ -5,7 +5,7 @@
 
 /// Every commit point, in the order in which an operation passes them. A test holds this list
 /// against the source and ends an operation at each.
-pub const COMMIT_POINTS: [(&str, &str); 44] = [
+pub const COMMIT_POINTS: [(&str, &str); 46] = [
     ("power-on:attested", "agent: the health certificate is at hand"),
     ("power-on:rolled", "agent: the KPS has answered, nothing is written"),
     (
@@ -126,6 +126,14 @@ pub const COMMIT_POINTS: [(&str, &str); 44] = [
         "agent: the new VM is durable under a name that nothing reads",
     ),
     ("provision:committed", "agent: the new VM is on the volume"),
+    (
+        "create:rolled",
+        "agent: the KPS has answered for a new VM's protector, nothing is written",
+    ),
+    (
+        "create:sealed",
+        "store: disk and state of the new VM are sealed (then as a provisioned one)",
+    ),
     (
         "rebuild:written",
         "owner: the new state and a disk sealed to its vTPM are durable, not committed",

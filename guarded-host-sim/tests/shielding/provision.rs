@@ -365,3 +365,45 @@ async fn a_vm_is_there_whole_or_not_at_all_when_a_process_ends() {
         .collect();
     assert!(!left.iter().any(|name| name.starts_with(".provision")), "{left:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_vm_is_there_whole_or_not_at_all_when_a_process_ends() {
+    let mut scene = Scene::set(&[("HGS_REQUESTS_PER_MINUTE_PER_KEY", "1000")]).await;
+    good(
+        &scene.desk,
+        "protector create --owner Owner --guardian HGS --allow-untrusted-root --out empty.xml",
+    );
+    let protector = Blob(fs::read(scene.desk.join("empty.xml")).unwrap());
+    let new = json!({ "protector": protector, "kind": "shielded" });
+    let points = guarded_host_sim::commit_point::COMMIT_POINTS
+        .iter()
+        .map(|(name, _)| *name);
+    // The last two steps are those of every new VM.
+    let points: Vec<_> = points
+        .filter(|name| name.starts_with("create:") || ["provision:written", "provision:committed"].contains(name))
+        .collect();
+    assert_eq!(points.len(), 4);
+    let name = VmName::parse("web").unwrap();
+    for point in points {
+        scene.host.kill().unwrap();
+        scene.host = scene.stage.restart("host01", Some(point));
+        let killed = scene.host.post::<serde_json::Value>("vms/web/create", &new).await;
+        assert!(
+            !matches!(killed, Ok(Ok(_))),
+            "nothing was killed at {point}: {killed:?}"
+        );
+        let host = &mut scene.host;
+        wait_until(10, "the host is down", || host.ended().is_some());
+        scene.host = scene.stage.restart("host01", None);
+
+        let committed = point == "provision:committed";
+        assert_eq!(scene.stage.volume.vm(&name).is_ok(), committed, "{point}");
+        if !committed {
+            let made = scene.host.post::<serde_json::Value>("vms/web/create", &new).await;
+            made.unwrap().unwrap();
+        }
+        assert_eq!(scene.good_vm("start web")["boots"], 1, "{point}");
+        scene.good_vm("stop web");
+        fs::remove_dir_all(scene.stage.volume_path.join("web")).unwrap();
+    }
+}
