@@ -42,7 +42,7 @@ pub const VIEWS: &[View] = objects::VIEWS;
 
 const MODULES: [&[Implementation]; 10] = [
     server::ALL,
-    attestation::ALL,
+    self::attestation::ALL,
     key_protection::ALL,
     client::ALL,
     guardian::ALL,

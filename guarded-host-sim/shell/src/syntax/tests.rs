@@ -257,8 +257,6 @@ fn statements_are_told_apart() {
 fn proper_powershell_outside_the_subset_is_named() {
     for (source, construct) in [
         ("switch ($x) { 1 { 2 } default { 3 } }", "switch"),
-        ("function f { param([string]$a) $a }", "function"),
-        ("function g($a) { '}' }", "function"),
         ("class C { [int]$x }", "class"),
         ("enum E { A; B }", "enum"),
     ] {
